@@ -1,0 +1,185 @@
+//! [`AuthParams`]: what a token is made for, and the key it is cached under.
+//!
+//! They come from a request's extensions or, by the [`body`] module, from its JSON body.
+
+pub(crate) mod body;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+pub use self::value::ParamValue;
+use crate::error::AuthError;
+
+/// The most that params may take, in bytes: they end up in a token, and a token in a header.
+const MAX_SIZE: usize = 4 * 1024;
+
+/// The claims with a meaning of their own (RFC 7519 §4.1): no param that is signed may be named like one (rule G3).
+pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+
+/// Keys the hash of all params of this process, so that nobody can choose ids that collide.
+static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The params a token is made for: names and values, in the order of the names, and the partition they belong to.
+///
+/// In a request's extensions they decide which token it carries; its body is then not read.
+///
+/// ```
+/// use tower_aiuta_auth::AuthParams;
+///
+/// let params = AuthParams::new()
+///     .with("uploaded_image_id", "user_image-06f5948c")
+///     .with("sku_ids", ["dress-1", "belt-7"])
+///     .with_partition("customer-42");
+///
+/// let mut request = http::Request::post("https://api.aiuta.com/digital-try-on/v1/sku_images_operations").body(())?;
+/// request.extensions_mut().insert(params);
+/// # Ok::<(), http::Error>(())
+/// ```
+///
+/// # Params are no authorization
+///
+/// Params that come from a browser or an app prove nothing. Whoever signs them (a [`JwtSigner`](crate::JwtSigner) in this process, or
+/// the server behind a [`TokenSource`](crate::TokenSource)) has to check first that the image belongs to the one who asks.
+///
+/// A *partition* says whom params belong to: an end user, a tenant. It is part of the cache's key and the source sees it, so that two
+/// partitions never share a token; it is never signed and never sent to Aiuta.
+///
+/// # Limits
+///
+/// Names and values together may take 4 KiB, the partition included; more is refused when a token is asked for, as
+/// [`InvalidBody`](crate::AuthErrorKind::InvalidBody).
+///
+/// Cloning is cheap. `Debug` shows names, never values.
+#[derive(Clone, Default)]
+pub struct AuthParams {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Default)]
+struct Inner {
+    /// Sorted by name, each name once.
+    entries: Vec<(String, ParamValue)>,
+    partition: Option<String>,
+    /// Of all the above, keyed; computed when first asked for.
+    hash: OnceLock<u64>,
+}
+
+impl AuthParams {
+    /// No params.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a param, or replaces the one of that name.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<ParamValue>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        let entries = &mut self.changed().entries;
+        match entries.binary_search_by(|(name, _)| name.as_str().cmp(&key)) {
+            Ok(found) => entries[found].1 = value,
+            Err(place) => entries.insert(place, (key, value)),
+        }
+        self
+    }
+
+    /// Says whom the params belong to.
+    #[must_use]
+    pub fn with_partition(mut self, partition: impl Into<String>) -> Self {
+        self.changed().partition = Some(partition.into());
+        self
+    }
+
+    fn changed(&mut self) -> &mut Inner {
+        let inner = Arc::make_mut(&mut self.inner);
+        inner.hash.take();
+        inner
+    }
+
+    /// Whom the params belong to, if that was said.
+    #[must_use]
+    pub fn partition(&self) -> Option<&str> {
+        self.inner.partition.as_deref()
+    }
+
+    /// The value of one param.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&ParamValue> {
+        let entries = &self.inner.entries;
+        let found = entries.binary_search_by(|(name, _)| name.as_str().cmp(key)).ok()?;
+        Some(&entries[found].1)
+    }
+
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ParamValue)> {
+        self.inner.entries.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Whether there is no param. The partition does not count.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.entries.is_empty()
+    }
+
+    /// The params as the official SDKs hand them to an integrator's server, `Map<String, String>`: lists joined by `,`.
+    #[must_use]
+    pub fn to_strings(&self) -> BTreeMap<String, String> {
+        self.iter().map(|(key, value)| (key.to_owned(), value.to_string_lossy())).collect()
+    }
+
+    /// Refuses params that would not fit into a token.
+    pub(crate) fn check_size(&self) -> Result<(), AuthError> {
+        let params: usize = self.iter().map(|(key, value)| key.len() + value.size()).sum();
+        if params + self.partition().map_or(0, str::len) > MAX_SIZE {
+            return Err(AuthError::invalid_body("the params are over 4 KiB, more than a token can carry"));
+        }
+        Ok(())
+    }
+
+    /// The hash of params and partition, under this process's key.
+    pub(crate) fn keyed_hash(&self) -> u64 {
+        let inner = &*self.inner;
+        *inner.hash.get_or_init(|| HASH_KEY.hash_one((&inner.entries, &inner.partition)))
+    }
+}
+
+impl PartialEq for AuthParams {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+            || (self.inner.entries == other.inner.entries && self.inner.partition == other.inner.partition)
+    }
+}
+
+impl Eq for AuthParams {}
+
+impl Hash for AuthParams {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.keyed_hash());
+    }
+}
+
+/// As a JSON object, the partition left out.
+impl Serialize for AuthParams {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.inner.entries.len()))?;
+        for (key, value) in self.iter() {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl fmt::Debug for AuthParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.iter().map(|(key, _)| key).collect();
+        f.debug_struct("AuthParams")
+            .field("names", &names)
+            .field("partitioned", &self.partition().is_some())
+            .finish_non_exhaustive()
+    }
+}
