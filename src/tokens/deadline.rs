@@ -1,0 +1,95 @@
+//! How long one waiter waits: by tokio's timer where there is one, otherwise by the [`Clock`](crate::Clock) whenever it is polled
+//! (rules C4, C6).
+
+use std::time::Duration;
+
+#[cfg(feature = "tokio")]
+pub(crate) use with_tokio::Deadline;
+#[cfg(not(feature = "tokio"))]
+pub(crate) use without_tokio::Deadline;
+
+#[cfg(feature = "tokio")]
+mod with_tokio {
+    use std::collections::VecDeque;
+    use std::future::Future;
+    use std::panic::catch_unwind;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll};
+
+    use tokio::runtime::{Handle, Id};
+    use tokio::time::{Instant, Sleep, sleep_until};
+
+    use super::Duration;
+    use crate::tokens::lock;
+
+    /// A timer that is set at the first poll, on the runtime it is polled on.
+    ///
+    /// A future may be polled on one runtime and, when that is gone, on another: the timer moves along, since one of a runtime
+    /// that was shut down panics.
+    pub(crate) struct Deadline {
+        timeout: Duration,
+        at: Option<Instant>,
+        timer: Option<(Id, Pin<Box<Sleep>>)>,
+    }
+
+    impl Deadline {
+        pub(crate) fn new(timeout: Duration) -> Self {
+            Self { timeout, at: None, timer: None }
+        }
+
+        /// Whether the time is up; `None` where no timer can tell.
+        pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+            let Ok(runtime) = Handle::try_current().map(|handle| handle.id()) else {
+                self.timer = None;
+                return None;
+            };
+            let at = *self.at.get_or_insert_with(|| Instant::now() + self.timeout);
+            if self.timer.as_ref().is_none_or(|(of, _)| *of != runtime) {
+                self.timer = sleep_on(runtime, at).map(|sleep| (runtime, sleep));
+            }
+            self.timer.as_mut().map(|(_, sleep)| sleep.as_mut().poll(cx))
+        }
+    }
+
+    /// Runtimes that were found to have no timers. There are seldom any; past this number the oldest is asked again.
+    static TIMERLESS: Mutex<VecDeque<Id>> = Mutex::new(VecDeque::new());
+    const MAX_TIMERLESS: usize = 64;
+
+    /// A timer, unless the runtime was built without. tokio has no way to ask: it panics (tokio issue 8361), so that is caught, and
+    /// remembered, so that it happens once a runtime. A process that aborts on panic needs runtimes with timers enabled.
+    fn sleep_on(runtime: Id, at: Instant) -> Option<Pin<Box<Sleep>>> {
+        if lock(&TIMERLESS).contains(&runtime) {
+            return None;
+        }
+        if let Ok(sleep) = catch_unwind(|| Box::pin(sleep_until(at))) {
+            return Some(sleep);
+        }
+        let mut timerless = lock(&TIMERLESS);
+        if timerless.len() == MAX_TIMERLESS {
+            timerless.pop_front();
+        }
+        timerless.push_back(runtime);
+        None
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+mod without_tokio {
+    use std::task::{Context, Poll};
+
+    use super::Duration;
+
+    pub(crate) struct Deadline;
+
+    impl Deadline {
+        pub(crate) fn new(_timeout: Duration) -> Self {
+            Self
+        }
+
+        #[allow(clippy::unused_self, reason = "the same face as with tokio")]
+        pub(crate) fn poll(&mut self, _cx: &mut Context<'_>) -> Option<Poll<()>> {
+            None
+        }
+    }
+}

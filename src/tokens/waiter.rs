@@ -1,0 +1,134 @@
+//! Those who sit in a flight: [`Waiter`], a request that needs its outcome, and [`spawn`]'s task, which drives it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::deadline::Deadline;
+use super::flight::{Flight, Outcome, Role, Seat, Turn, View};
+use super::{Found, Inner, Tokens};
+use crate::error::AuthError;
+use crate::jwt::Jwt;
+
+/// A seat and a deadline: what waiters and the task have in common.
+struct Watch {
+    seat: Seat,
+    deadline: Deadline,
+}
+
+impl Watch {
+    fn new(inner: &Inner, flight: Arc<Flight>, role: Role) -> Self {
+        Self { seat: Seat::take(flight, role), deadline: Deadline::new(inner.fetch_timeout) }
+    }
+
+    /// Waits for the outcome; drives the flight if it is this one's to drive; ends the flight when it is late (rule C6).
+    fn poll(&mut self, inner: &Inner, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let timer = self.deadline.poll(cx);
+        let flight = self.seat.flight();
+        let late = match timer {
+            Some(timer) => timer.is_ready(),
+            None => flight.is_late(inner.clock.now()),
+        };
+        match self.seat.look(cx.waker(), timer.is_some()) {
+            View::Over(outcome) => return Poll::Ready(outcome),
+            View::Drive if !late => match flight.drive() {
+                Turn::Done(result) => inner.landed(flight, result.map_err(Some)),
+                Turn::Panicked => inner.landed(flight, Err(None)),
+                Turn::Pending => return Poll::Pending,
+            },
+            View::Wait if !late => return Poll::Pending,
+            View::Drive | View::Wait => inner.expire(flight),
+        }
+        // It has just ended.
+        flight.outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// The outcome of a flight, as a future. Dropping it does no harm to the flight.
+pub(crate) struct Waiter {
+    tokens: Tokens,
+    watch: Watch,
+    restarted: bool,
+}
+
+impl Waiter {
+    pub(crate) fn new(tokens: Tokens, flight: Arc<Flight>) -> Self {
+        let watch = Watch::new(&tokens.inner, flight, Role::Waiter);
+        Self { tokens, watch, restarted: false }
+    }
+
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        self.watch.seat.flight()
+    }
+}
+
+impl Future for Waiter {
+    type Output = Result<Jwt, AuthError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match ready!(this.watch.poll(&this.tokens.inner, cx)) {
+                Outcome::Token(jwt) => return Poll::Ready(Ok(jwt)),
+                Outcome::Failed(error) => return Poll::Ready(Err(error)),
+                Outcome::Dead if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
+                // The runtime of the flight's task was shut down: start over, once and in silence (rule C4).
+                Outcome::Dead => {
+                    this.restarted = true;
+                    match this.tokens.find(&this.flight().params.clone()) {
+                        Found::Cached { jwt, .. } => return Poll::Ready(Ok(jwt)),
+                        Found::Fetched(result) => return Poll::Ready(result),
+                        Found::Awaited(waiter) => this.watch = waiter.watch,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Has a task drive the flight, if there is a runtime to spawn it on.
+#[cfg(feature = "tokio")]
+pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Flight>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let watch = Watch::new(inner, Arc::clone(flight), Role::Task);
+    drop(runtime.spawn(Task { inner: Arc::downgrade(inner), watch }));
+}
+
+#[cfg(not(feature = "tokio"))]
+pub(crate) fn spawn(_inner: &Arc<Inner>, _flight: &Arc<Flight>) {}
+
+/// Drives a flight to its end, whether or not its callers are still there (rule C3). It does not keep the cache alive: when the last
+/// handle goes, the flight ends and the task with it (rule C4).
+#[cfg(feature = "tokio")]
+struct Task {
+    inner: std::sync::Weak<Inner>,
+    watch: Watch,
+}
+
+#[cfg(feature = "tokio")]
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        match this.inner.upgrade() {
+            Some(inner) => this.watch.poll(&inner, cx).map(drop),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for Task {
+    /// Dropped before the end, the task's runtime was shut down.
+    fn drop(&mut self) {
+        let flight = self.watch.seat.flight();
+        if flight.outcome().is_none() {
+            if let Some(inner) = self.inner.upgrade() {
+                inner.leave(flight);
+            }
+            flight.abort();
+        }
+    }
+}
