@@ -1,0 +1,157 @@
+//! Which credential a request needs under the Jwt scheme: the table of Aiuta's operations, and what overrides it (rule A3).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{Method, Request, Uri};
+
+use crate::error::ConfigError;
+
+/// What a request needs. As a request extension it overrides the table of Aiuta's operations.
+///
+/// ```
+/// use tower_aiuta_auth::Access;
+///
+/// // A health check of the gateway, which needs no credential.
+/// let mut request = http::Request::get("https://api.aiuta.com/healthz").body(())?;
+/// request.extensions_mut().insert(Access::Anonymous);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// A token made for the request's params, as `Authorization: Bearer …`.
+    Secured,
+    /// The subscription id, as `x-user-id`.
+    Identified,
+    /// Nothing: the request is left untouched. The only one that matters with an API key.
+    Anonymous,
+}
+
+/// As a request extension: this request is never sent a second time, whatever it is answered.
+///
+/// ```
+/// use tower_aiuta_auth::NoReplay;
+///
+/// let mut request = http::Request::delete("https://api.aiuta.com/v1/uploaded_images/user_image-06f5948c").body(())?;
+/// request.extensions_mut().insert(NoReplay);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoReplay;
+
+/// A rule of the user's, asked before the table.
+pub(crate) type AccessRule = Arc<dyn Fn(&Method, &Uri) -> Option<Access> + Send + Sync>;
+
+/// Decides what a request needs.
+pub(crate) struct AccessTable {
+    /// What a gateway puts before Aiuta's paths, normalized: empty, or with a leading and without a trailing slash.
+    base_path: String,
+    rule: Option<AccessRule>,
+}
+
+impl AccessTable {
+    pub(crate) fn new(base_path: &str, rule: Option<AccessRule>) -> Result<Self, ConfigError> {
+        if !base_path.is_empty() && !base_path.starts_with('/') {
+            return Err(ConfigError::new("base_path", "it must begin with a slash, as in /aiuta"));
+        }
+        if base_path.contains(['?', '#']) {
+            return Err(ConfigError::new("base_path", "it must be a path only, without query or fragment"));
+        }
+        let base_path = normalize(base_path).trim_end_matches('/').to_owned();
+        Ok(Self { base_path, rule })
+    }
+
+    /// What the caller has said of this request: by an extension, or by the rule.
+    pub(crate) fn stated<B>(&self, request: &Request<B>) -> Option<Access> {
+        let by_extension = request.extensions().get::<Access>().copied();
+        by_extension.or_else(|| self.rule.as_ref()?(request.method(), request.uri()))
+    }
+
+    /// What the request needs: as stated, or by the table.
+    pub(crate) fn access<B>(&self, request: &Request<B>) -> Access {
+        self.stated(request).unwrap_or_else(|| self.by_table(request.method(), request.uri()))
+    }
+
+    /// The table. What is not in it gets the strong credential.
+    fn by_table(&self, method: &Method, uri: &Uri) -> Access {
+        let path = normalize(uri.path());
+        let identified = path.strip_prefix(&self.base_path).is_some_and(|path| is_identified(method, path));
+        if identified { Access::Identified } else { Access::Secured }
+    }
+}
+
+/// Aiuta's operations that take the subscription id: all of try-on that do not start one. Their paths are the same on the digital
+/// try-on API and on the unified one; analytics has a base path of its own.
+fn is_identified(method: &Method, path: &str) -> bool {
+    let analytics = path.strip_prefix("/analytics/v1/");
+    let Some(path) =
+        analytics.or_else(|| path.strip_prefix("/digital-try-on/v1/").or_else(|| path.strip_prefix("/v1/")))
+    else {
+        return false;
+    };
+    if *method == Method::POST {
+        let is_analytics = matches!(path, "ios-sdk-analytics" | "android-sdk-analytics" | "web-sdk-analytics");
+        return is_analytics
+            || (analytics.is_none() && matches!(path, "uploaded_images" | "size_and_fit/recommendation"));
+    }
+    if *method != Method::GET || analytics.is_some() {
+        return false;
+    }
+    match path.split_once('/') {
+        None => matches!(path, "predefined_try_on_models" | "try_on_models" | "subscription_details"),
+        Some((collection, id)) => {
+            matches!(collection, "uploaded_images" | "sku_images_operations" | "sku_try_on_operations")
+                && !id.is_empty()
+                && !id.contains('/')
+        }
+    }
+}
+
+/// Whether a request starts a try-on, and so has to have params (rule B3): under any prefix, since a token for no params at a try-on
+/// path that is new to us would be the one mistake that the scheme is there to prevent.
+pub(crate) fn starts_try_on(method: &Method, uri: &Uri) -> bool {
+    if *method != Method::POST {
+        return false;
+    }
+    let path = normalize(uri.path());
+    path.rsplit('/').next().is_some_and(|last| matches!(last, "sku_images_operations" | "sku_try_on_operations"))
+}
+
+/// A path percent-decoded, without empty and dot segments, and without a trailing slash: `/v1/%73ku//./x/` is `/v1/sku/x`.
+///
+/// For comparison only; what is no UTF-8 after decoding is in no table.
+fn normalize(path: &str) -> Cow<'_, str> {
+    let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.ends_with('/');
+    if plain {
+        return Cow::Borrowed(path);
+    }
+    let decoded = percent_decode(path.as_bytes());
+    let mut segments = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    Cow::Owned(segments.iter().fold(String::with_capacity(path.len()), |path, segment| path + "/" + segment))
+}
+
+/// RFC 3986 §2.1, once. A `%` that begins no triplet stays as it is.
+fn percent_decode(text: &[u8]) -> String {
+    let hex = |digit: u8| char::from(digit).to_digit(16);
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, tail @ ..] = rest {
+        let triplet = match rest {
+            [b'%', high, low, ..] => {
+                hex(*high).zip(hex(*low)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+            }
+            _ => None,
+        };
+        decoded.push(triplet.unwrap_or(*byte));
+        rest = if triplet.is_some() { &rest[3..] } else { tail };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}

@@ -1,0 +1,216 @@
+//! [`ResponseFuture`]: one state for each thing that a request awaits.
+//!
+//! ```text
+//! Preparing     => AwaitingToken | Readying | Failed
+//! AwaitingToken => Readying | Failed
+//! Readying      => Sent
+//! Sent          => (the response) | AwaitingReplacement | Readying
+//! AwaitingReplacement => (the first response) | Readying
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response, StatusCode};
+use pin_project::pin_project;
+use tower_service::Service;
+
+use crate::body::RequestBody;
+use crate::error::{AuthError, BoxError};
+use crate::jwt::Jwt;
+use crate::secured::{Prepared, Preparing, Sent};
+use crate::tokens::{Found, Waiter};
+use crate::trace;
+
+/// The response future of [`AiutaAuth`](crate::AiutaAuth).
+#[pin_project]
+pub struct ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    #[pin]
+    state: State<S, B>,
+    /// A refresh that no task drives: it is polled as long as the request is under way, and left to the next one then.
+    beside: Option<Waiter>,
+}
+
+#[pin_project(project = StateProj)]
+enum State<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// The inner service's response to a request without a token.
+    Passing {
+        #[pin]
+        response: S::Future,
+    },
+    /// The request's body.
+    Preparing { preparing: Preparing<B>, service: Option<S> },
+    /// A token for the first time.
+    AwaitingToken { prepared: Option<Prepared<B>>, waiter: Waiter, service: Option<S> },
+    /// The service, which is not the one that was polled ready before `call`: the request had to wait, or is sent again.
+    Readying { request: Option<Request<B>>, sent: Option<Sent>, service: Option<S> },
+    /// The inner service's response to a request with a token.
+    Sent {
+        #[pin]
+        response: S::Future,
+        sent: Option<Sent>,
+        /// Not polled ready; there if the request may be sent again.
+        service: Option<S>,
+    },
+    /// Another token after a 401. The response is for the caller if none can be had.
+    AwaitingReplacement { waiter: Waiter, response: Option<S::Response>, sent: Option<Sent>, service: Option<S> },
+    /// Nothing: the request can't be sent.
+    Failed { error: Option<AuthError> },
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn new(state: State<S, B>) -> Self {
+        Self { state, beside: None }
+    }
+
+    pub(crate) fn passing(response: S::Future) -> Self {
+        Self::new(State::Passing { response })
+    }
+
+    pub(crate) fn failed(error: AuthError) -> Self {
+        Self::new(State::Failed { error: Some(error) })
+    }
+
+    pub(crate) fn preparing(preparing: Preparing<B>, service: S) -> Self {
+        Self::new(State::Preparing { preparing, service: Some(service) })
+    }
+
+    pub(crate) fn awaiting_token(prepared: Prepared<B>, waiter: Waiter, service: S) -> Self {
+        Self::new(State::AwaitingToken { prepared: Some(prepared), waiter, service: Some(service) })
+    }
+
+    pub(crate) fn sent(response: S::Future, sent: Sent, service: Option<S>, beside: Option<Waiter>) -> Self {
+        Self { state: State::Sent { response, sent: Some(sent), service }, beside }
+    }
+}
+
+/// The states in which nothing is pinned, by value.
+impl<S, B> State<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn readying(prepared: Prepared<B>, jwt: Jwt, from_cache: bool, service: Option<S>) -> Self {
+        let (request, sent) = prepared.authorize(jwt, from_cache);
+        Self::Readying { request: Some(request), sent: Some(sent), service }
+    }
+}
+
+const TAKEN: &str = "`ResponseFuture` was polled after it was ready";
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    B: RequestBody + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if this.beside.as_mut().is_some_and(|refresh| Pin::new(refresh).poll(cx).is_ready()) {
+            *this.beside = None;
+        }
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
+                StateProj::Preparing { preparing, service } => {
+                    let prepared = ready!(preparing.poll(cx))?;
+                    match prepared.find_token() {
+                        Found::Cached { jwt, beside } => {
+                            *this.beside = beside;
+                            State::readying(prepared, jwt, true, service.take())
+                        }
+                        Found::Fetched(result) => State::readying(prepared, result?, false, service.take()),
+                        Found::Awaited(waiter) => {
+                            State::AwaitingToken { prepared: Some(prepared), waiter, service: service.take() }
+                        }
+                    }
+                }
+                StateProj::AwaitingToken { prepared, waiter, service } => {
+                    let jwt = ready!(Pin::new(waiter).poll(cx))?;
+                    State::readying(prepared.take().expect(TAKEN), jwt, false, service.take())
+                }
+                StateProj::Readying { request, sent, service } => {
+                    let ready = service.as_mut().expect(TAKEN);
+                    ready!(ready.poll_ready(cx)).map_err(Into::into)?;
+                    let response = ready.call(request.take().expect(TAKEN));
+                    let sent = sent.take();
+                    // Called once, it is unready again; whoever needs it no more must not keep what it holds.
+                    let service = service.take().filter(|_| sent.as_ref().is_some_and(Sent::may_replay));
+                    State::Sent { response, sent, service }
+                }
+                StateProj::Sent { response, sent, service } => {
+                    let response = ready!(response.poll(cx)).map_err(Into::into)?;
+                    if response.status() != StatusCode::UNAUTHORIZED {
+                        return Poll::Ready(Ok(response));
+                    }
+                    let sent = sent.take().expect(TAKEN);
+                    match sent.refused() {
+                        Some(Found::Cached { jwt, .. } | Found::Fetched(Ok(jwt))) => {
+                            match replay(response, sent, jwt, service.take()) {
+                                Ok(state) => state,
+                                Err(response) => return Poll::Ready(Ok(response)),
+                            }
+                        }
+                        Some(Found::Awaited(waiter)) => State::AwaitingReplacement {
+                            waiter,
+                            response: Some(response),
+                            sent: Some(sent),
+                            service: service.take(),
+                        },
+                        Some(Found::Fetched(Err(_))) | None => return Poll::Ready(Ok(response)),
+                    }
+                }
+                StateProj::AwaitingReplacement { waiter, response, sent, service } => {
+                    let result = ready!(Pin::new(waiter).poll(cx));
+                    let (response, sent) = (response.take().expect(TAKEN), sent.take().expect(TAKEN));
+                    let Ok(jwt) = result else { return Poll::Ready(Ok(response)) };
+                    match replay(response, sent, jwt, service.take()) {
+                        Ok(state) => state,
+                        Err(response) => return Poll::Ready(Ok(response)),
+                    }
+                }
+                StateProj::Failed { error } => return Poll::Ready(Err(error.take().expect(TAKEN).into())),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+/// Drops the first response, whose connection or permit the replay may need, and goes on to the replay; gives the response back if the
+/// token is the one that was refused.
+fn replay<S, B, R>(
+    response: Response<R>,
+    mut sent: Sent,
+    jwt: Jwt,
+    service: Option<S>,
+) -> Result<State<S, B>, Response<R>>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: RequestBody,
+{
+    let Some(request) = sent.replay(jwt) else { return Err(response) };
+    drop(response);
+    trace::replayed();
+    Ok(State::Readying { request: Some(request), sent: Some(sent), service })
+}
+
+impl<S, B> std::fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

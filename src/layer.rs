@@ -1,0 +1,143 @@
+//! [`AiutaAuthLayer`]: the settings, checked, shared by every service made with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tower_layer::Layer;
+
+use crate::access::AccessTable;
+use crate::builder::AiutaAuthBuilder;
+use crate::error::ConfigError;
+use crate::origin::Origins;
+use crate::secured::JwtScheme;
+use crate::service::AiutaAuth;
+use crate::source::TokenSource;
+use crate::tokens::Tokens;
+
+/// The layer that authenticates requests to Aiuta's API.
+///
+/// Clones share the cache of tokens, and so do all services made by one layer.
+///
+/// ```
+/// use tower::{Service, ServiceBuilder, ServiceExt};
+/// use tower_aiuta_auth::{AiutaAuthLayer, BoxError};
+/// # use bytes::Bytes;
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+///
+/// # async fn example() -> Result<(), BoxError> {
+/// # let http_client = tower::service_fn(|request: Request<Full<Bytes>>| async move {
+/// #     assert_eq!(request.headers()["x-api-key"], "my-key");
+/// #     Ok::<_, BoxError>(Response::new(()))
+/// # });
+/// let mut client = ServiceBuilder::new().layer(AiutaAuthLayer::api_key("my-key")?).service(http_client);
+///
+/// let request = Request::get("https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models").body(Full::default())?;
+/// let response = client.ready().await?.call(request).await?;
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct AiutaAuthLayer {
+    settings: Arc<Settings>,
+}
+
+/// Everything a request meets on its way.
+pub(crate) struct Settings {
+    pub(crate) origins: Origins,
+    pub(crate) access: AccessTable,
+    pub(crate) scheme: Scheme,
+}
+
+/// Aiuta's two ways to authenticate.
+pub(crate) enum Scheme {
+    ApiKey(HeaderValue),
+    Jwt(Arc<JwtScheme>),
+}
+
+impl AiutaAuthLayer {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings) }
+    }
+
+    /// A layer for the ApiKey scheme, with the defaults: `x-api-key` on every request to `https://api.aiuta.com`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the key is empty or illegal in a header.
+    pub fn api_key(key: impl Into<String>) -> Result<Self, ConfigError> {
+        Self::builder().api_key(key).build()
+    }
+
+    /// A layer for the Jwt scheme, with the defaults: a token from `source` on requests that start a try-on, `x-user-id` on those that
+    /// need no more.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the subscription id is empty or illegal in a header.
+    pub fn jwt(subscription_id: impl Into<String>, source: impl TokenSource) -> Result<Self, ConfigError> {
+        Self::builder().jwt(subscription_id, source).build()
+    }
+
+    /// A layer by the environment:
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `AIUTA_API_KEY` | the ApiKey scheme with this key |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_JWT_ISSUER`, `AIUTA_JWT_SECRET` | the Jwt scheme, tokens made by a `JwtSigner` (feature `signer`) |
+    /// | `AIUTA_ORIGIN` | instead of `https://api.aiuta.com` |
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], naming the variables, if none is set, both schemes are, or half of one; and for a value that can't work, an empty
+    /// one for example.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        crate::env::builder()?.build()
+    }
+
+    /// A builder, for everything else.
+    #[must_use]
+    pub fn builder() -> AiutaAuthBuilder {
+        AiutaAuthBuilder::new()
+    }
+
+    /// The tokens of the Jwt scheme; `None` with an API key.
+    #[must_use]
+    pub fn tokens(&self) -> Option<&Tokens> {
+        match &self.settings.scheme {
+            Scheme::ApiKey(_) => None,
+            Scheme::Jwt(jwt) => Some(&jwt.tokens),
+        }
+    }
+}
+
+impl<S> Layer<S> for AiutaAuthLayer {
+    type Service = AiutaAuth<S>;
+
+    fn layer(&self, inner: S) -> AiutaAuth<S> {
+        AiutaAuth::new(inner, Arc::clone(&self.settings))
+    }
+}
+
+impl fmt::Debug for AiutaAuthLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AiutaAuthLayer").field("settings", &self.settings).finish()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("origins", &self.origins).field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApiKey(_) => f.write_str("ApiKey(..)"),
+            Self::Jwt(jwt) => f.debug_struct("Jwt").field("tokens", &jwt.tokens).finish_non_exhaustive(),
+        }
+    }
+}

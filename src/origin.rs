@@ -1,0 +1,139 @@
+//! Trusted origins: where credentials may go (rule A2).
+//!
+//! An origin is scheme, host and port (RFC 6454 §4, RFC 9110 §4.3.1). Hosts are compared as text, the case ignored; what can't be read
+//! for certain is not trusted.
+
+use std::net::IpAddr;
+
+use http::header::HOST;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, Method, Request, Uri};
+
+use crate::error::ConfigError;
+
+/// The origins that get credentials.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    trusted: Vec<Origin>,
+    /// Whether requests in origin-form (RFC 9112 §3.2.1), which name no origin, are trusted.
+    origin_form: bool,
+}
+
+impl Origins {
+    pub(crate) fn new(origins: &[String], origin_form: bool, plaintext: bool) -> Result<Self, ConfigError> {
+        if origins.is_empty() {
+            return Err(ConfigError::new("origins", "at least one is needed, such as https://api.aiuta.com"));
+        }
+        let trusted = origins.iter().map(|origin| Origin::parse(origin, plaintext)).collect::<Result<_, _>>()?;
+        Ok(Self { trusted, origin_form })
+    }
+
+    /// Whether `request` goes to one of them.
+    pub(crate) fn trust<B>(&self, request: &Request<B>) -> bool {
+        if request.method() == Method::CONNECT {
+            return false;
+        }
+        let uri = request.uri();
+        match (uri.scheme(), uri.authority()) {
+            (Some(scheme), Some(authority)) => self.trusted.iter().any(|origin| {
+                origin.scheme == *scheme
+                    && origin.is_at(authority)
+                    && host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))
+            }),
+            (None, None) if self.origin_form && uri.path().starts_with('/') => self
+                .trusted
+                .iter()
+                .any(|origin| host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))),
+            _ => false,
+        }
+    }
+}
+
+/// The values of all `Host` headers; `None` for one that is no authority.
+fn host_headers(headers: &HeaderMap) -> impl Iterator<Item = Option<Authority>> {
+    headers
+        .get_all(HOST)
+        .iter()
+        .map(|host| Authority::try_from(host.as_bytes()).ok().filter(|host| !has_user_info(host)))
+}
+
+fn has_user_info(authority: &Authority) -> bool {
+    authority.as_str().contains('@')
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    fn parse(origin: &str, plaintext: bool) -> Result<Self, ConfigError> {
+        // The value is not shown: an URL may have a password or a token in it.
+        let error = |problem| Err(ConfigError::new("origins", problem));
+        let Ok(uri) = origin.parse::<Uri>() else {
+            return error("one is not a URL; it takes the form https://host or https://host:port");
+        };
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return error("one is not a whole URL; it takes the form https://host or https://host:port");
+        };
+        let Some(default_port) = default_port(scheme) else {
+            return error("one has a scheme that is neither https nor http");
+        };
+        if has_user_info(authority) {
+            return error("one has user info; it takes the form https://host or https://host:port");
+        }
+        if uri.path() != "/" || uri.query().is_some() || origin.contains('#') {
+            return error(
+                "one has a path; it takes the form https://host or https://host:port (see `base_path` for prefixes)",
+            );
+        }
+        if authority.host().contains('*') {
+            return error("one has a wildcard; every host has to be named");
+        }
+        let Some(port) = port(authority, default_port) else {
+            return error("one has a port that is no number up to 65535");
+        };
+        if *scheme == Scheme::HTTP && !plaintext && !is_loopback(authority.host()) {
+            return error(
+                "one is http to another machine, where everyone on the way could read the credentials; use https \
+                 (or `dangerous_plaintext_origins`, if TLS is added on this machine)",
+            );
+        }
+        Ok(Self { scheme: scheme.clone(), host: authority.host().to_ascii_lowercase(), port })
+    }
+
+    /// Whether `authority`, under this origin's scheme, is this origin.
+    fn is_at(&self, authority: &Authority) -> bool {
+        self.host.eq_ignore_ascii_case(authority.host())
+            && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port)
+    }
+}
+
+fn default_port(scheme: &Scheme) -> Option<u16> {
+    if *scheme == Scheme::HTTPS {
+        Some(443)
+    } else if *scheme == Scheme::HTTP {
+        Some(80)
+    } else {
+        None
+    }
+}
+
+/// The effective port; `None` if there is one that can't be read, which another reader might read somehow.
+fn port(authority: &Authority, default: u16) -> Option<u16> {
+    let after_user_info = authority.as_str().rsplit('@').next()?;
+    match after_user_info.strip_prefix(authority.host())? {
+        "" | ":" => Some(default),
+        _ => authority.port_u16(),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}

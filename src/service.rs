@@ -1,0 +1,163 @@
+//! [`AiutaAuth`]: the service. [`call`](Service::call) is the map of this crate.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::access::{Access, starts_try_on};
+use crate::body::RequestBody;
+use crate::credential::Credential;
+use crate::error::BoxError;
+use crate::future::ResponseFuture;
+use crate::layer::{Scheme, Settings};
+use crate::secured::{JwtScheme, Preparing};
+use crate::tokens::Found;
+use crate::trace;
+
+/// Adds Aiuta's credentials to the requests of the service `S`; made by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
+///
+/// ```text
+/// request ─▶ trusted origin? ──no──▶ inner service, untouched
+///               │yes
+///               ▼
+///         ApiKey ────────────────────────────────────▶ x-api-key ───────────┐
+///         Jwt ─▶ access? ── Identified ──────────────▶ x-user-id ───────────┤
+///                  └─ Secured ─▶ params ─▶ token cache ── hit ─▶ Bearer ────┤
+///                                              └─ miss ─▶ flight ─▶ source  ▼
+///                                                                      inner service
+///                       forget that token, make another, replay once ◀── 401 │
+///                                                                            ▼
+///                                                                         response
+/// ```
+///
+/// # Rules it keeps
+///
+/// - **A1** At a trusted origin exactly one credential leaves; what the caller had put into its headers is replaced.
+/// - **B2** The inner service gets the very same bytes; bodies that need not be read are not.
+/// - **C2** While a request waits, for its body or for a token, it holds nothing of the inner service.
+/// - **E4** A request is sent at most twice: again only after a 401 to a token out of the cache.
+/// - **F1** Only a service that was polled ready is called.
+/// - **F3** Errors of the inner service pass through as they are, boxed; ours downcast to [`AuthError`](crate::AuthError).
+#[derive(Clone)]
+pub struct AiutaAuth<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S> AiutaAuth<S> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service, mutably.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, the layer taken off.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for AiutaAuth<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: RequestBody + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let settings = &*self.settings;
+        if !settings.origins.trust(&request) {
+            trace::withheld(request.uri().host());
+            return ResponseFuture::passing(self.inner.call(request));
+        }
+        match &settings.scheme {
+            Scheme::ApiKey(key) => {
+                if settings.access.stated(&request) != Some(Access::Anonymous) {
+                    Credential::ApiKey(key).put_into(request.headers_mut());
+                }
+                ResponseFuture::passing(self.inner.call(request))
+            }
+            Scheme::Jwt(jwt) => match settings.access.access(&request) {
+                Access::Anonymous => ResponseFuture::passing(self.inner.call(request)),
+                Access::Identified => {
+                    Credential::UserId(&jwt.subscription_id).put_into(request.headers_mut());
+                    ResponseFuture::passing(self.inner.call(request))
+                }
+                Access::Secured => {
+                    let jwt = Arc::clone(jwt);
+                    self.call_secured(jwt, request)
+                }
+            },
+        }
+    }
+}
+
+impl<S> AiutaAuth<S> {
+    /// Params, token, Bearer. What can be had without waiting is had here and now, and the service that was polled ready is called; a
+    /// request that has to wait goes on in the future, with a service that is polled ready again.
+    fn call_secured<B, R>(&mut self, scheme: Arc<JwtScheme>, request: Request<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone,
+        S::Error: Into<BoxError>,
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let starts_try_on = starts_try_on(request.method(), request.uri());
+        let mut preparing = Preparing::new(scheme, request, starts_try_on);
+        // A body of known bytes is read at once. One that has to wait is polled again by the future, with its real waker.
+        let prepared = match preparing.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(prepared)) => prepared,
+            Poll::Ready(Err(error)) => return ResponseFuture::failed(error),
+            Poll::Pending => return ResponseFuture::preparing(preparing, self.give_up_ready()),
+        };
+        match prepared.find_token() {
+            Found::Cached { jwt, beside } => {
+                let (request, sent) = prepared.authorize(jwt, true);
+                let service = sent.may_replay().then(|| self.inner.clone());
+                ResponseFuture::sent(self.inner.call(request), sent, service, beside)
+            }
+            Found::Fetched(Ok(jwt)) => {
+                let (request, sent) = prepared.authorize(jwt, false);
+                ResponseFuture::sent(self.inner.call(request), sent, None, None)
+            }
+            Found::Fetched(Err(error)) => ResponseFuture::failed(error),
+            Found::Awaited(waiter) => ResponseFuture::awaiting_token(prepared, waiter, self.give_up_ready()),
+        }
+    }
+
+    /// Drops the service that was polled ready, with any permit it holds, and returns a clone that was not polled: a request that waits
+    /// must not keep others from being sent (rule C2).
+    fn give_up_ready(&mut self) -> S
+    where
+        S: Clone,
+    {
+        let unready = self.inner.clone();
+        self.inner = unready.clone();
+        unready
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for AiutaAuth<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AiutaAuth").field("inner", &self.inner).field("settings", &self.settings).finish()
+    }
+}
