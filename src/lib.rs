@@ -14,6 +14,8 @@ mod params;
 mod secured;
 mod service;
 mod source;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tokens;
 mod trace;
 

@@ -1,0 +1,3 @@
+//! For tests.
+mod manual_clock;
+pub use manual_clock::ManualClock;
