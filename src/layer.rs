@@ -98,7 +98,6 @@ impl AiutaAuthLayer {
     }
 
     /// A builder, for everything else.
-    #[must_use]
     pub fn builder() -> AiutaAuthBuilder {
         AiutaAuthBuilder::new()
     }

@@ -1,7 +1,7 @@
 //! Reading params from the JSON body of a try-on request.
 //!
 //! The values are taken from the raw text of each field, never through `serde_json::Value`: what is signed must not depend on the
-//! features (`preserve_order`, `arbitrary_precision`) that serde_json has elsewhere in the build.
+//! features (`preserve_order`, `arbitrary_precision`) that `serde_json` has elsewhere in the build.
 
 use std::borrow::Cow;
 use std::fmt;
