@@ -185,7 +185,19 @@ async fn b3_a_signed_field_that_occurs_twice_is_not_sent() {
 
 #[tokio::test]
 async fn b3_a_signed_field_that_is_no_plain_value_is_not_sent() {
-    for value in ["1.5", "1.0", "1e3", "-0", "9223372036854775808", "{}", r#"{"a":1}"#, "[1]", r#"["a",null]"#, "[[]]", r#"["a",["b"]]"#] {
+    for value in [
+        "1.5",
+        "1.0",
+        "1e3",
+        "-0",
+        "9223372036854775808",
+        "{}",
+        r#"{"a":1}"#,
+        "[1]",
+        r#"["a",null]"#,
+        "[[]]",
+        r#"["a",["b"]]"#,
+    ] {
         let body = format!(r#"{{"uploaded_image_id":"image-1","sku_id":{value}}}"#);
         assert_eq!(of_body(body).await, Err(AuthErrorKind::InvalidBody), "{value}");
     }
@@ -217,7 +229,8 @@ async fn b3_an_endless_body_is_given_up_at_the_limit() {
 #[tokio::test]
 async fn b3_trailers_are_refused_where_they_would_be_lost() {
     let with_trailers = |uri: &str, extensions: bool| {
-        let trailers = std::future::ready(Some(Ok(HeaderMap::from_iter([(http::header::ETAG, "\"1\"".parse().unwrap())]))));
+        let trailers =
+            std::future::ready(Some(Ok(HeaderMap::from_iter([(http::header::ETAG, "\"1\"".parse().unwrap())]))));
         let body = UnsyncBoxBody::new(Full::new(Bytes::from(BODY)).with_trailers(trailers));
         let mut request = Request::post(uri).body(body).unwrap();
         if extensions {
@@ -273,8 +286,16 @@ async fn b4_the_key_is_the_whole_set_whatever_its_order() {
 
 #[tokio::test]
 async fn b4_values_of_different_types_differ() {
-    let values: [ParamValue; 8] =
-        ["1".into(), 1.into(), true.into(), "true".into(), ["1"].into(), ["1", "2"].into(), "1,2".into(), ["1,2"].into()];
+    let values: [ParamValue; 8] = [
+        "1".into(),
+        1.into(),
+        true.into(),
+        "true".into(),
+        ["1"].into(),
+        ["1", "2"].into(),
+        "1,2".into(),
+        ["1,2"].into(),
+    ];
     let sets = values.map(|value| AuthParams::new().with("a", value));
     assert_eq!(numbers(sets).await, [1, 2, 3, 4, 5, 6, 7, 8]);
 }
@@ -339,7 +360,8 @@ async fn b5_partitions_never_share_a_token() {
     }
     let numbers: Vec<_> = inner.tokens().iter().map(|token| number(token)).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 2]);
-    let asked: Vec<_> = source.requests().iter().map(|request| request.params().partition().map(str::to_owned)).collect();
+    let asked: Vec<_> =
+        source.requests().iter().map(|request| request.params().partition().map(str::to_owned)).collect();
     assert_eq!(asked, [None, Some("alice".to_owned()), Some("bob".to_owned()), Some(String::new())]);
 }
 

@@ -133,22 +133,28 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
     let gate = Gate::closed();
     gate.open(1);
     for (name, second) in [
-        ("an error", Source::with(|number, request| async move {
-            if number == 1 { Ok(numbered(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
-        })),
+        (
+            "an error",
+            Source::with(|number, request| async move {
+                if number == 1 { Ok(numbered(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
+            }),
+        ),
         ("the same token again", Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) })),
-        ("an error after a while", Source::with(move |number, request| {
-            let gate = gate.clone();
-            async move {
-                gate.pass().await;
-                if number == 1 {
-                    gate.open(1);
-                    return Ok(numbered(1, &request, secs(60)));
+        (
+            "an error after a while",
+            Source::with(move |number, request| {
+                let gate = gate.clone();
+                async move {
+                    gate.pass().await;
+                    if number == 1 {
+                        gate.open(1);
+                        return Ok(numbered(1, &request, secs(60)));
+                    }
+                    tokio::task::yield_now().await;
+                    Err(TokenError::transient("busy"))
                 }
-                tokio::task::yield_now().await;
-                Err(TokenError::transient("busy"))
-            }
-        })),
+            }),
+        ),
     ] {
         let layer = jwt_at(&ManualClock::default(), second.clone());
         layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
@@ -320,7 +326,8 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
         }
     });
     let service = service(&layer, &inner);
-    for (expected, what) in [(1, "no token in the cache: sent once"), (1, "and forgotten, so again"), (1, "and again")] {
+    for (expected, what) in [(1, "no token in the cache: sent once"), (1, "and forgotten, so again"), (1, "and again")]
+    {
         sent.store(0, Ordering::SeqCst);
         send(&service, try_on("image-1")).await.unwrap();
         assert_eq!(sent.load(Ordering::SeqCst), expected, "{what}");

@@ -1,0 +1,109 @@
+//! The layer without default features, driven by an executor that is no runtime: every kind of request, a token that has to be waited
+//! for, a refresh and a replay. It panics if anything is wrong.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_executor::block_on;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AuthParams, BoxError, Jwt, TokenError, TokenRequest, TokenSource};
+use tower_layer::Layer;
+use tower_service::Service;
+
+const TRY_ON: &str = "https://api.aiuta.com/v1/sku_try_on_operations";
+
+/// Tokens for a century, one after the other; each takes a few polls.
+#[derive(Clone, Default)]
+struct Source(Arc<AtomicUsize>);
+
+/// `{"exp":4000000000}` under `{"alg":"HS256"}`, with its number as signature.
+fn token(number: usize) -> String {
+    format!("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.{number}")
+}
+
+impl TokenSource for Source {
+    async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
+        let number = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        yield_now().await;
+        yield_now().await;
+        Ok(Jwt::parse(token(number))?)
+    }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Records the credentials it gets, and answers 401 to the first token.
+#[derive(Clone, Default)]
+struct Inner(Arc<Mutex<Vec<String>>>);
+
+impl Service<Request<Full<Bytes>>> for Inner {
+    type Response = Response<()>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Response<()>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let headers = ["authorization", "x-api-key", "x-user-id"].map(|name| request.headers().get(name).cloned());
+        let seen: String = headers.into_iter().flatten().map(|value| value.to_str().expect("ASCII").to_owned()).collect();
+        let mut response = Response::new(());
+        if seen.ends_with(&token(1)) && self.0.lock().expect("no panic").contains(&seen) {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        self.0.lock().expect("no panic").push(seen);
+        std::future::ready(Ok(response))
+    }
+}
+
+fn try_on() -> Request<Full<Bytes>> {
+    let mut request = Request::post(TRY_ON).body(Full::default()).expect("a request");
+    request.extensions_mut().insert(AuthParams::new().with("sku_id", "dress-1"));
+    request
+}
+
+fn send(service: &mut AiutaAuth<Inner>, request: Request<Full<Bytes>>) -> StatusCode {
+    block_on(async {
+        poll_fn(|cx| service.poll_ready(cx)).await.expect("ready");
+        service.call(request).await.expect("a response").status()
+    })
+}
+
+fn main() {
+    let (source, inner) = (Source::default(), Inner::default());
+    let layer = AiutaAuthLayer::jwt("id", source.clone()).expect("the settings are right");
+    let mut service = layer.layer(inner.clone());
+
+    // A call that is given up after its first poll, and one that goes on with its fetch.
+    let mut given_up = Box::pin(service.call(try_on()));
+    assert!(given_up.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    drop(given_up);
+    assert_eq!(send(&mut service, try_on()), 200);
+    assert_eq!(source.0.load(Ordering::SeqCst), 1);
+
+    // The token is refused the second time it is seen: a replay.
+    assert_eq!(send(&mut service, try_on()), 200);
+    let get = Request::get("https://api.aiuta.com/v1/try_on_models").body(Full::default()).expect("a request");
+    assert_eq!(send(&mut service, get), 200);
+    let bearer = |number| format!("Bearer {}", token(number));
+    assert_eq!(*inner.0.lock().expect("no panic"), [bearer(1), bearer(1), bearer(2), "id".to_owned()]);
+
+    // A token by hand.
+    let tokens = layer.tokens().expect("the Jwt scheme");
+    let jwt = block_on(pin!(tokens.get(&AuthParams::new()))).expect("a token");
+    assert_eq!(jwt.expose(), token(3));
+    println!("bare: ok, {:?}", tokens.stats());
+}
