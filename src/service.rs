@@ -10,7 +10,7 @@ use tower_service::Service;
 use crate::access::{Access, starts_try_on};
 use crate::body::RequestBody;
 use crate::credential::Credential;
-use crate::error::BoxError;
+use crate::error::{AuthError, BoxError};
 use crate::future::ResponseFuture;
 use crate::layer::{Scheme, Settings};
 use crate::secured::{JwtScheme, Preparing};
@@ -40,7 +40,7 @@ use crate::trace;
 /// - **C2** While a request waits, for its body or for a token, it holds nothing of the inner service.
 /// - **E4** A request is sent at most twice: again only after a 401 to a token out of the cache.
 /// - **F1** Only a service that was polled ready is called.
-/// - **F3** Errors of the inner service pass through as they are, boxed; ours downcast to [`AuthError`](crate::AuthError).
+/// - **F3** Errors of the inner service pass through as they are, boxed; ours downcast to [`AuthError`].
 #[derive(Clone)]
 pub struct AiutaAuth<S> {
     inner: S,
@@ -126,7 +126,7 @@ impl<S> AiutaAuth<S> {
         // A body of known bytes is read at once. One that has to wait is polled again by the future, with its real waker.
         let prepared = match preparing.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(prepared)) => prepared,
-            Poll::Ready(Err(error)) => return ResponseFuture::failed(error),
+            Poll::Ready(Err(error)) => return self.fail(error),
             Poll::Pending => return ResponseFuture::preparing(preparing, self.give_up_ready()),
         };
         match prepared.find_token() {
@@ -139,9 +139,18 @@ impl<S> AiutaAuth<S> {
                 let (request, sent) = prepared.authorize(jwt, false);
                 ResponseFuture::sent(self.inner.call(request), sent, None, None)
             }
-            Found::Fetched(Err(error)) => ResponseFuture::failed(error),
+            Found::Fetched(Err(error)) => self.fail(error),
             Found::Awaited(waiter) => ResponseFuture::awaiting_token(prepared, waiter, self.give_up_ready()),
         }
+    }
+
+    /// The request is not sent: whatever was reserved for it is for others.
+    fn fail<B>(&mut self, error: AuthError) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
+        self.give_up_ready();
+        ResponseFuture::failed(error)
     }
 
     /// Drops the service that was polled ready, with any permit it holds, and returns a clone that was not polled: a request that waits

@@ -64,6 +64,11 @@ fn f4_handles_and_errors() {
     assert_impl_all!(ConfigError: std::error::Error, Send, Sync, Unpin, Clone, PartialEq);
     assert_impl_all!(InvalidJwt: std::error::Error, Send, Sync, Unpin);
     assert_obj_safe!(Clock);
+
+    fn is_send<T: Send>(_: T) {}
+    let layer =
+        AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("the settings are right");
+    is_send(layer.tokens().expect("the Jwt scheme").get(&AuthParams::new()));
 }
 
 #[test]

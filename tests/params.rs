@@ -281,6 +281,9 @@ async fn b4_the_key_is_the_whole_set_whatever_its_order() {
         p().with("a", "x").with("b", "y").with("c", "z"),
         p().with("a", "xb").with("", "y"),
     ];
+    assert_eq!(sets[0], sets[1]);
+    // Not by their hash alone.
+    assert!(sets[3..].iter().all(|other| *other != sets[0]));
     assert_eq!(numbers(sets).await, [1, 1, 1, 2, 3, 4]);
 }
 
@@ -353,6 +356,7 @@ async fn b5_partitions_never_share_a_token() {
     let source = Source::new();
     let layer = jwt_at(&clock, source.clone());
     let inner = Recorder::new();
+    assert_ne!(params("image-1").with_partition("alice"), params("image-1").with_partition("bob"));
     let partitions = [None, Some("alice"), Some("bob"), Some(""), Some("alice")];
     for partition in partitions {
         let params = partition.into_iter().fold(params("image-1"), AuthParams::with_partition);

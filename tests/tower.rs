@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use support::*;
@@ -142,6 +143,18 @@ async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polle
         service.ready().await.unwrap().call(request).await.unwrap();
     }
     assert_eq!(inner.count(), 5);
+}
+
+#[tokio::test]
+async fn f1_a_request_that_is_not_sent_keeps_no_permit() {
+    let (layer, inner) = (jwt(Source::new()).build().unwrap(), Recorder::new());
+    let mut failing = layer.layer(ConcurrencyLimitLayer::new(1).layer(inner));
+    let other = failing.clone();
+    let ready: &mut AiutaAuth<_> = ServiceExt::<Req>::ready(&mut failing).await.unwrap();
+    assert!(ready.call(post(SKU_IMAGES, "{}")).await.is_err());
+    // The one that failed is still there; the only permit is free.
+    assert_eq!(other.oneshot(try_on("image-1")).now_or_never().unwrap().unwrap().status(), StatusCode::OK);
+    drop(failing);
 }
 
 /// Retries everything that failed, once.
