@@ -259,6 +259,46 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
 }
 
 #[tokio::test]
+async fn e1_nor_may_one_that_others_still_wait_for() {
+    // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
+    let (fetching, answering) = (Gate::closed(), Gate::closed());
+    fetching.open(1);
+    let source = Source::behind(&fetching);
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source.clone());
+    let inner = Recorder::with({
+        let answering = answering.clone();
+        move |seen| {
+            let answering = answering.clone();
+            async move {
+                let revoked = number(seen.token()) == 1;
+                if revoked {
+                    answering.pass().await;
+                }
+                Ok(Response::builder().status(if revoked { 401 } else { 200 }).body(Full::default()).unwrap())
+            }
+        }
+    });
+    let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
+    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    let with_the_first = spawn();
+    settle().await;
+    clock.advance(secs(60));
+    let waiting = spawn();
+    settle().await;
+    answering.open(1);
+    settle().await;
+    assert_eq!(source.calls(), 3, "the refused request does not wait for the flight that began before");
+    // That flight lands last.
+    fetching.open(2);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(with_the_first.await.unwrap().unwrap().status(), 200);
+    assert_eq!(numbers(&inner), [1, 2, 3], "each got its own flight's token");
+    send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+    assert_eq!(numbers(&inner), [1, 2, 3, 3], "and the cache kept the one that was made after the refusal");
+}
+
+#[tokio::test]
 async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
     for hangs in [false, true] {
         let fetching = Gate::closed();
@@ -299,13 +339,14 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
             .collect();
         settle().await;
         assert_eq!(inner.count(), 20, "all are in flight");
-        // The refusals come in one after the other, before and after the new token is there.
-        for _ in 0..20 {
+        // Half of the refusals come in while the new token is being fetched, the others when it is there.
+        for _ in 0..10 {
             answering.open(1);
             settle().await;
-            fetching.open(usize::from(inner.count() == 20 && hangs));
         }
         fetching.open(100);
+        settle().await;
+        answering.open(10);
         for caller in callers {
             assert_eq!(caller.await.unwrap(), 200);
         }

@@ -40,14 +40,7 @@ impl Recorded {
     /// Which credential the request carried, right or wrong.
     #[must_use]
     pub fn credential(&self) -> Credential {
-        let mut present = CREDENTIALS.into_iter().filter(|name| self.headers.contains_key(name));
-        match (present.next(), present.next()) {
-            (None, _) => Credential::None,
-            (Some(_), Some(_)) => Credential::Several,
-            (Some(name), None) if name == API_KEY => Credential::ApiKey,
-            (Some(name), None) if name == USER_ID => Credential::UserId,
-            (Some(_), None) => Credential::Bearer,
-        }
+        Credential::of(&self.headers)
     }
 }
 
@@ -80,6 +73,34 @@ pub enum Credential {
     Bearer,
     /// More than one of the three: Aiuta's SDKs never do that, and [`FakeAiuta`](super::FakeAiuta) refuses it.
     Several,
+}
+
+impl Credential {
+    /// The credential among these headers.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut present = CREDENTIALS.into_iter().filter(|name| headers.contains_key(name));
+        match (present.next(), present.next()) {
+            (None, _) => Self::None,
+            (Some(_), Some(_)) => Self::Several,
+            (Some(name), None) if name == API_KEY => Self::ApiKey,
+            (Some(name), None) if name == USER_ID => Self::UserId,
+            (Some(_), None) => Self::Bearer,
+        }
+    }
+}
+
+/// What it is called, never what it says.
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::ApiKey => "x-api-key",
+            Self::UserId => "x-user-id",
+            Self::Bearer => "Bearer JWT",
+            Self::Several => "several!",
+        })
+    }
 }
 
 /// Where a request arrived.
