@@ -17,6 +17,11 @@ async fn ask(layer: &AiutaAuthLayer) -> u64 {
     number(inner.only().token())
 }
 
+/// A layer that does not refresh ahead.
+fn without_refresh(clock: &ManualClock, source: Source) -> AiutaAuthLayer {
+    jwt(source).clock(clock.clone()).refresh_ahead(0.0).build().unwrap()
+}
+
 /// Sends a request at each of these times, in seconds from the start.
 async fn ask_at(layer: &AiutaAuthLayer, clock: &ManualClock, times: &[u64]) -> Vec<u64> {
     let start = clock.now();
@@ -41,7 +46,7 @@ fn with_claims(claims: impl Fn(u64, usize) -> serde_json::Value + Send + Sync + 
 #[tokio::test]
 async fn d1_a_token_is_used_until_shortly_before_its_end() {
     let clock = ManualClock::default();
-    let layer = jwt(Source::new()).clock(clock.clone()).refresh_ahead(0.0).build().unwrap();
+    let layer = without_refresh(&clock, Source::new());
     assert_eq!(ask_at(&layer, &clock, &[0, 30, 54, 55, 109, 110]).await, [1, 1, 1, 2, 2, 3]);
 }
 
@@ -50,7 +55,7 @@ async fn d1_the_lifetime_counts_from_the_start_of_the_fetch() {
     // The issuer's clock is an hour ahead: `exp` alone would give the token 61 minutes.
     let source = with_claims(|now, _| json!({"iat": now + 3600, "exp": now + 3660}));
     let clock = ManualClock::default();
-    let layer = jwt(source).clock(clock.clone()).refresh_ahead(0.0).build().unwrap();
+    let layer = without_refresh(&clock, source);
     assert_eq!(ask_at(&layer, &clock, &[0, 54, 55]).await, [1, 1, 2]);
 }
 
@@ -63,7 +68,7 @@ async fn d1_the_start_of_the_fetch_counts_not_its_end() {
         slow.advance(secs(20));
         async move { Ok(token) }
     });
-    let layer = jwt(source).clock(clock.clone()).refresh_ahead(0.0).build().unwrap();
+    let layer = without_refresh(&clock, source);
     assert_eq!(ask(&layer).await, 1);
     clock.advance(secs(34));
     assert_eq!(ask(&layer).await, 1);
@@ -271,27 +276,15 @@ async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
 async fn d5_also_when_the_401_itself_could_not_be_mended() {
     let source = Source::new();
     let layer = jwt_at(&ManualClock::default(), source.clone());
-    let refused = Refused::default();
     let gate = Gate::closed();
-    let inner = Recorder::with({
-        let (refused, gate) = (refused.clone(), gate.clone());
-        move |seen| {
-            let (refused, gate) = (refused.clone(), gate.clone());
-            async move {
-                gate.pass().await;
-                let status = if refused.has(seen.token()) { 401 } else { 200 };
-                Ok(http::Response::builder().status(status).body(Default::default()).unwrap())
-            }
-        }
-    });
+    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
     let service = service(&layer, &inner);
     let first = tokio::spawn({
         let service = service.clone();
         async move { send(&service, try_on("image-1")).await.unwrap() }
     });
     settle().await;
-    refused.add(inner.last().token());
-    gate.open(10);
+    gate.open(1);
     assert_eq!(first.await.unwrap(), 401, "the token was fetched for this request: no replay");
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     assert!(source.requests()[1].must_be_new());

@@ -198,19 +198,7 @@ async fn e1_a_late_401_leaves_the_newer_token_alone() {
     let layer = jwt_at(&ManualClock::default(), source.clone());
     let tokens = layer.tokens().unwrap();
     let gate = Gate::closed();
-    let inner = Recorder::with({
-        let gate = gate.clone();
-        move |seen| {
-            let gate = gate.clone();
-            async move {
-                let status = if number(seen.token()) == 1 { 401 } else { 200 };
-                if status == 401 {
-                    gate.pass().await;
-                }
-                Ok(Response::builder().status(status).body(Full::default()).unwrap())
-            }
-        }
-    });
+    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
     tokens.get(&params("image-1")).await.unwrap();
     let service = service(&layer, &inner);
     let slow = tokio::spawn({
@@ -230,18 +218,7 @@ async fn e1_a_late_401_leaves_the_newer_token_alone() {
 async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
     // The refresh of a token hangs; meanwhile the token is refused; then the refresh lands with one made before that.
     let gate = Gate::closed();
-    let source = Source::with({
-        let gate = gate.clone();
-        move |number, request| {
-            let gate = gate.clone();
-            async move {
-                if number == 2 {
-                    gate.pass().await;
-                }
-                Ok(numbered(number, &request, secs(60)))
-            }
-        }
-    });
+    let source = Source::held(&gate, |number| number == 2);
     let clock = ManualClock::default();
     let layer = jwt_at(&clock, source.clone());
     let inner = Recorder::answering(|seen| match number(seen.token()) {
@@ -262,33 +239,10 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
 async fn e1_nor_may_one_that_others_still_wait_for() {
     // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
     let (fetching, answering) = (Gate::closed(), Gate::closed());
-    let source = Source::with({
-        let fetching = fetching.clone();
-        move |number, request| {
-            let fetching = fetching.clone();
-            async move {
-                if number == 2 {
-                    fetching.pass().await;
-                }
-                Ok(numbered(number, &request, secs(60)))
-            }
-        }
-    });
+    let source = Source::held(&fetching, |number| number == 2);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
-    let inner = Recorder::with({
-        let answering = answering.clone();
-        move |seen| {
-            let answering = answering.clone();
-            async move {
-                let revoked = number(seen.token()) == 1;
-                if revoked {
-                    answering.pass().await;
-                }
-                Ok(Response::builder().status(if revoked { 401 } else { 200 }).body(Full::default()).unwrap())
-            }
-        }
-    });
+    let layer = jwt_at(&clock, source);
+    let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
     let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
     layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
     let with_the_first = spawn();
@@ -310,35 +264,11 @@ async fn e1_nor_may_one_that_others_still_wait_for() {
 async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
     for hangs in [false, true] {
         let fetching = Gate::closed();
-        let source = Source::with({
-            let fetching = fetching.clone();
-            move |number, request| {
-                let fetching = fetching.clone();
-                async move {
-                    if hangs && number > 1 {
-                        fetching.pass().await;
-                    }
-                    Ok(numbered(number, &request, secs(60)))
-                }
-            }
-        });
+        let source = Source::held(&fetching, move |number| hangs && number > 1);
         let layer = jwt_at(&ManualClock::default(), source.clone());
         layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
         let answering = Gate::closed();
-        let inner = Recorder::with({
-            let answering = answering.clone();
-            move |seen| {
-                let answering = answering.clone();
-                async move {
-                    let revoked = number(seen.token()) == 1;
-                    if revoked {
-                        answering.pass().await;
-                    }
-                    let status = if revoked { 401 } else { 200 };
-                    Ok(Response::builder().status(status).body(Full::default()).unwrap())
-                }
-            }
-        });
+        let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
         let callers: Vec<_> = (0..20)
             .map(|_| {
                 let service = service(&layer, &inner);

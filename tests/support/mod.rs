@@ -92,6 +92,21 @@ impl Recorder {
         })
     }
 
+    /// 401 to the tokens that `refuses` names, by their numbers, once `gate` has let the answer pass; 200 to others at once.
+    pub fn slow_to_refuse(gate: &Gate, refuses: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+        let gate = gate.clone();
+        Self::with(move |seen| {
+            let gate = refuses(number(seen.token())).then(|| gate.clone());
+            async move {
+                let status = if gate.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
+                Ok(Response::builder().status(status).body(Full::default()).unwrap())
+            }
+        })
+    }
+
     pub fn with<F, Fut>(answer: F) -> Self
     where
         F: Fn(Seen) -> Fut + Send + Sync + 'static,
@@ -224,11 +239,18 @@ impl Source {
 
     /// Tokens good for a minute, each once `gate` has let it pass.
     pub fn behind(gate: &Gate) -> Self {
+        Self::held(gate, |_| true)
+    }
+
+    /// Tokens good for a minute; those of the calls that `which` names once `gate` has let them pass.
+    pub fn held(gate: &Gate, which: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
         let gate = gate.clone();
         Self::with(move |number, request| {
-            let gate = gate.clone();
+            let gate = which(number).then(|| gate.clone());
             async move {
-                gate.pass().await;
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
                 Ok(numbered(number, &request, Duration::from_secs(60)))
             }
         })
