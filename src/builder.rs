@@ -11,10 +11,11 @@ use crate::access::{Access, AccessRule, AccessTable};
 use crate::clock::{Clock, SystemClock};
 use crate::credential::secret_value;
 use crate::error::ConfigError;
-use crate::layer::{AiutaAuthLayer, Scheme, Settings};
+use crate::layer::AiutaAuthLayer;
 use crate::origin::Origins;
 use crate::params::REGISTERED_CLAIMS;
 use crate::secured::JwtScheme;
+use crate::settings::{Scheme, Settings};
 use crate::source::{BoxTokenSource, TokenSource};
 use crate::tokens::{Freshness, Tokens, TokensConfig};
 

@@ -1,17 +1,14 @@
-//! [`AiutaAuthLayer`]: the settings, checked, shared by every service made with it.
+//! [`AiutaAuthLayer`]: the settings, shared by every service made with it.
 
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use tower_layer::Layer;
 
-use crate::access::AccessTable;
 use crate::builder::AiutaAuthBuilder;
 use crate::error::ConfigError;
-use crate::origin::Origins;
-use crate::secured::JwtScheme;
 use crate::service::AiutaAuth;
+use crate::settings::{Scheme, Settings};
 use crate::source::TokenSource;
 use crate::tokens::Tokens;
 
@@ -42,19 +39,6 @@ use crate::tokens::Tokens;
 #[derive(Clone)]
 pub struct AiutaAuthLayer {
     settings: Arc<Settings>,
-}
-
-/// Everything a request meets on its way.
-pub(crate) struct Settings {
-    pub(crate) origins: Origins,
-    pub(crate) access: AccessTable,
-    pub(crate) scheme: Scheme,
-}
-
-/// Aiuta's two ways to authenticate.
-pub(crate) enum Scheme {
-    ApiKey(HeaderValue),
-    Jwt(Arc<JwtScheme>),
 }
 
 impl AiutaAuthLayer {
@@ -123,20 +107,5 @@ impl<S> Layer<S> for AiutaAuthLayer {
 impl fmt::Debug for AiutaAuthLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AiutaAuthLayer").field("settings", &self.settings).finish()
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("origins", &self.origins).field("scheme", &self.scheme).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ApiKey(_) => f.write_str("ApiKey(..)"),
-            Self::Jwt(jwt) => f.debug_struct("Jwt").field("tokens", &jwt.tokens).finish_non_exhaustive(),
-        }
     }
 }

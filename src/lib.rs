@@ -95,6 +95,7 @@ mod origin;
 mod params;
 mod secured;
 mod service;
+mod settings;
 mod source;
 #[cfg(feature = "testing")]
 pub mod testing;

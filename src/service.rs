@@ -12,8 +12,8 @@ use crate::body::RequestBody;
 use crate::credential::Credential;
 use crate::error::{AuthError, BoxError};
 use crate::future::ResponseFuture;
-use crate::layer::{Scheme, Settings};
 use crate::secured::{JwtScheme, Preparing};
+use crate::settings::{Scheme, Settings};
 use crate::tokens::Found;
 use crate::trace;
 

@@ -59,7 +59,8 @@ impl Service<Request<Full<Bytes>>> for Inner {
 
     fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
         let headers = ["authorization", "x-api-key", "x-user-id"].map(|name| request.headers().get(name).cloned());
-        let seen: String = headers.into_iter().flatten().map(|value| value.to_str().expect("ASCII").to_owned()).collect();
+        let seen: String =
+            headers.into_iter().flatten().map(|value| value.to_str().expect("ASCII").to_owned()).collect();
         let mut response = Response::new(());
         if seen.ends_with(&token(1)) && self.0.lock().expect("no panic").contains(&seen) {
             *response.status_mut() = StatusCode::UNAUTHORIZED;

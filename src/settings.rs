@@ -1,0 +1,38 @@
+//! What a layer was built with, checked: everything that a request meets on its way.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::access::AccessTable;
+use crate::origin::Origins;
+use crate::secured::JwtScheme;
+
+/// Where credentials may go, which one a request needs, and what they are.
+pub(crate) struct Settings {
+    pub(crate) origins: Origins,
+    pub(crate) access: AccessTable,
+    pub(crate) scheme: Scheme,
+}
+
+/// Aiuta's two ways to authenticate.
+pub(crate) enum Scheme {
+    ApiKey(HeaderValue),
+    Jwt(Arc<JwtScheme>),
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("origins", &self.origins).field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApiKey(_) => f.write_str("ApiKey(..)"),
+            Self::Jwt(jwt) => f.debug_struct("Jwt").field("tokens", &jwt.tokens).finish_non_exhaustive(),
+        }
+    }
+}
