@@ -1,10 +1,12 @@
 //! Which credential a request needs under the Jwt scheme: the table of Aiuta's operations, and what overrides it (rule A3).
 
-use std::borrow::Cow;
+mod path;
+
 use std::sync::Arc;
 
 use http::{Method, Request, Uri};
 
+use self::path::{Reading, in_every_reading};
 use crate::error::ConfigError;
 
 /// What a request needs. As a request extension it overrides the table of Aiuta's operations.
@@ -58,7 +60,7 @@ impl AccessTable {
         if base_path.contains(['?', '#']) {
             return Err(ConfigError::new("base_path", "it must be a path only, without query or fragment"));
         }
-        let base_path = normalize(base_path).trim_end_matches('/').to_owned();
+        let base_path = Reading::USUAL.normalize(base_path);
         Ok(Self { base_path, rule })
     }
 
@@ -75,8 +77,9 @@ impl AccessTable {
 
     /// The table. What is not in it gets the strong credential.
     fn by_table(&self, method: &Method, uri: &Uri) -> Access {
-        let path = normalize(uri.path());
-        let identified = path.strip_prefix(&self.base_path).is_some_and(|path| is_identified(method, path));
+        let identified = in_every_reading(uri.path(), |path| {
+            path.strip_prefix(&self.base_path).is_some_and(|path| is_identified(method, path))
+        });
         if identified { Access::Identified } else { Access::Secured }
     }
 }
@@ -114,44 +117,8 @@ pub(crate) fn starts_try_on(method: &Method, uri: &Uri) -> bool {
     if *method != Method::POST {
         return false;
     }
-    let path = normalize(uri.path());
-    path.rsplit('/').next().is_some_and(|last| matches!(last, "sku_images_operations" | "sku_try_on_operations"))
-}
-
-/// A path percent-decoded, without empty and dot segments, and without a trailing slash: `/v1/%73ku//./x/` is `/v1/sku/x`.
-///
-/// For comparison only; what is no UTF-8 after decoding is in no table.
-fn normalize(path: &str) -> Cow<'_, str> {
-    let plain = !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.ends_with('/');
-    if plain {
-        return Cow::Borrowed(path);
-    }
-    let decoded = percent_decode(path.as_bytes());
-    let mut segments = Vec::new();
-    for segment in decoded.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            other => segments.push(other),
-        }
-    }
-    Cow::Owned(segments.iter().fold(String::with_capacity(path.len()), |path, segment| path + "/" + segment))
-}
-
-/// RFC 3986 §2.1, once. A `%` that begins no triplet stays as it is.
-fn percent_decode(text: &[u8]) -> String {
-    let hex = |digit: u8| char::from(digit).to_digit(16);
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [byte, tail @ ..] = rest {
-        let triplet = match rest {
-            [b'%', high, low, ..] => {
-                hex(*high).zip(hex(*low)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
-            }
-            _ => None,
-        };
-        decoded.push(triplet.unwrap_or(*byte));
-        rest = if triplet.is_some() { &rest[3..] } else { tail };
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+    let is_try_on = |path: &str| {
+        path.rsplit('/').next().is_some_and(|last| matches!(last, "sku_images_operations" | "sku_try_on_operations"))
+    };
+    !in_every_reading(uri.path(), |path| !is_try_on(path))
 }

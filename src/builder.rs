@@ -99,8 +99,9 @@ impl AiutaAuthBuilder {
 
     /// The ApiKey scheme: `x-api-key` with this key on every request.
     pub fn api_key(self, key: impl Into<String>) -> Self {
+        let key = Zeroizing::new(key.into());
         let credential = match self.credential {
-            Given::Nothing | Given::ApiKey(_) => Given::ApiKey(Zeroizing::new(key.into())),
+            Given::Nothing | Given::ApiKey(_) => Given::ApiKey(key),
             Given::Jwt { .. } | Given::Both => Given::Both,
         };
         Self { credential, ..self }
@@ -108,11 +109,9 @@ impl AiutaAuthBuilder {
 
     /// The Jwt scheme: a token from `source` where one is needed, otherwise `x-user-id` with the subscription id.
     pub fn jwt(self, subscription_id: impl Into<String>, source: impl TokenSource) -> Self {
+        let subscription_id = Zeroizing::new(subscription_id.into());
         let credential = match self.credential {
-            Given::Nothing | Given::Jwt { .. } => Given::Jwt {
-                subscription_id: Zeroizing::new(subscription_id.into()),
-                source: BoxTokenSource::new(source),
-            },
+            Given::Nothing | Given::Jwt { .. } => Given::Jwt { subscription_id, source: BoxTokenSource::new(source) },
             Given::ApiKey(_) | Given::Both => Given::Both,
         };
         Self { credential, ..self }

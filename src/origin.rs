@@ -40,13 +40,19 @@ impl Origins {
                     && origin.is_at(authority)
                     && host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))
             }),
-            (None, None) if self.origin_form && uri.path().starts_with('/') => self
+            (None, None) if self.origin_form && is_origin_form(uri.path()) => self
                 .trusted
                 .iter()
                 .any(|origin| host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))),
             _ => false,
         }
     }
+}
+
+/// `/v1/…`, but not `//host/…`: whoever joins that with a base URL goes to another host (RFC 3986 §4.2), and the URL standard takes a
+/// backslash for a slash.
+fn is_origin_form(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|path| !path.starts_with(['/', '\\']))
 }
 
 /// The values of all `Host` headers; `None` for one that is no authority.
@@ -73,32 +79,35 @@ impl Origin {
         // The value is not shown: an URL may have a password or a token in it.
         let error = |problem| Err(ConfigError::new("origins", problem));
         let Ok(uri) = origin.parse::<Uri>() else {
-            return error("one is not a URL; it takes the form https://host or https://host:port");
+            return error("an origin is not a URL; it takes the form https://host or https://host:port");
         };
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-            return error("one is not a whole URL; it takes the form https://host or https://host:port");
+            return error("an origin is not a whole URL; it takes the form https://host or https://host:port");
         };
         let Some(default_port) = default_port(scheme) else {
-            return error("one has a scheme that is neither https nor http");
+            return error("an origin has a scheme that is neither https nor http");
         };
         if has_user_info(authority) {
-            return error("one has user info; it takes the form https://host or https://host:port");
+            return error("an origin has user info; it takes the form https://host or https://host:port");
         }
         if uri.path() != "/" || uri.query().is_some() || origin.contains('#') {
             return error(
-                "one has a path; it takes the form https://host or https://host:port (see `base_path` for prefixes)",
+                "an origin has a path; it takes the form https://host or https://host:port (see `base_path` for prefixes)",
             );
         }
+        if authority.host().is_empty() {
+            return error("an origin names no host; it takes the form https://host or https://host:port");
+        }
         if authority.host().contains('*') {
-            return error("one has a wildcard; every host has to be named");
+            return error("an origin has a wildcard; every host has to be named");
         }
         let Some(port) = port(authority, default_port) else {
-            return error("one has a port that is no number up to 65535");
+            return error("an origin has a port that is no number up to 65535");
         };
         if *scheme == Scheme::HTTP && !plaintext && !is_loopback(authority.host()) {
             return error(
-                "one is http to another machine, where everyone on the way could read the credentials; use https \
-                 (or `dangerous_plaintext_origins`, if TLS is added on this machine)",
+                "an origin is http to another machine, where everyone on the way could read the credentials; use https \
+                 (or the builder's `dangerous_plaintext_origins`, if something on this machine adds TLS)",
             );
         }
         Ok(Self { scheme: scheme.clone(), host: authority.host().to_ascii_lowercase(), port })
@@ -126,7 +135,8 @@ fn port(authority: &Authority, default: u16) -> Option<u16> {
     let after_user_info = authority.as_str().rsplit('@').next()?;
     match after_user_info.strip_prefix(authority.host())? {
         "" | ":" => Some(default),
-        _ => authority.port_u16(),
+        // Digits only: `parse` alone would take a sign as well.
+        port => port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok(),
     }
 }
 

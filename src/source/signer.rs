@@ -105,9 +105,9 @@ impl JwtSigner {
         token.push_str(HEADER);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = signer.try_sign(token.as_bytes()).map_err(TokenError::new)?;
+        let signature = Zeroizing::new(signer.try_sign(token.as_bytes()).map_err(TokenError::new)?);
         token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        URL_SAFE_NO_PAD.encode_string(&*signature, &mut token);
         Ok(Jwt::parse(std::mem::take(&mut *token))?)
     }
 }
