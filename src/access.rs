@@ -111,6 +111,12 @@ fn is_identified(method: &Method, path: &str) -> bool {
     }
 }
 
+/// Whether a request uploads an image, which may be repeated: a second copy costs nothing but space.
+#[cfg(feature = "retry")]
+pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
+    *method == Method::POST && in_every_reading(uri.path(), |path| path.ends_with("/uploaded_images"))
+}
+
 /// Whether a request starts a try-on, and so has to have params (rule B3): under any prefix, since a token for no params at a try-on
 /// path that is new to us would be the one mistake that the scheme is there to prevent.
 pub(crate) fn starts_try_on(method: &Method, uri: &Uri) -> bool {

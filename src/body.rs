@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::Request;
 use http_body::Body;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{BodyExt, Either, Full};
@@ -37,11 +38,25 @@ use crate::error::{AuthError, BoxError};
 pub trait RequestBody: Body {
     /// A body of exactly these bytes.
     fn from_bytes(bytes: Bytes) -> Self;
+
+    /// The same body once more, for a request that may have to be repeated; `None` if it can be read only once.
+    ///
+    /// Unless a type knows better, that is every body that is not at its end already.
+    fn try_clone(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        self.is_end_stream().then(|| Self::from_bytes(Bytes::new()))
+    }
 }
 
 impl RequestBody for Full<Bytes> {
     fn from_bytes(bytes: Bytes) -> Self {
         Self::new(bytes)
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        Some(self.clone())
     }
 }
 
@@ -68,6 +83,13 @@ where
     fn from_bytes(bytes: Bytes) -> Self {
         Self::Left(L::from_bytes(bytes))
     }
+
+    fn try_clone(&self) -> Option<Self> {
+        match self {
+            Self::Left(body) => body.try_clone().map(Self::Left),
+            Self::Right(body) => body.is_end_stream().then(|| Self::from_bytes(Bytes::new())),
+        }
+    }
 }
 
 #[cfg(feature = "axum")]
@@ -75,6 +97,17 @@ impl RequestBody for axum_core::body::Body {
     fn from_bytes(bytes: Bytes) -> Self {
         bytes.into()
     }
+}
+
+/// The same method, URI, version, headers and extensions, with another body.
+pub(crate) fn copy_head<B, C>(request: &Request<B>, body: C) -> Request<C> {
+    let mut copy = Request::new(body);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    copy
 }
 
 /// Reads a body to its end.

@@ -67,6 +67,7 @@
 //! | `signer-rust-crypto` | | [`JwtSigner`] by RustCrypto instead (needs none) |
 //! | `tokio` | yes | fetches that outlive their callers, and timers; brings `tokio` (`rt`, `time`) |
 //! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes and withheld credentials; brings `tracing` |
+//! | `retry` | | [`AiutaRetry`], a policy for tower's `Retry`; brings `tower` (`retry`) and `httpdate` |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
 //!
@@ -93,6 +94,10 @@ mod jwt;
 mod layer;
 mod origin;
 mod params;
+#[cfg(feature = "retry")]
+mod retry;
+#[cfg(feature = "retry")]
+mod retry_after;
 mod secured;
 mod service;
 mod settings;
@@ -111,6 +116,8 @@ pub use future::ResponseFuture;
 pub use jwt::{InvalidJwt, Jwt};
 pub use layer::AiutaAuthLayer;
 pub use params::{AuthParams, ParamValue};
+#[cfg(feature = "retry")]
+pub use retry::AiutaRetry;
 pub use service::AiutaAuth;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use source::JwtSigner;

@@ -8,7 +8,7 @@ use http::{HeaderValue, Request};
 use std::sync::Arc;
 
 use crate::access::NoReplay;
-use crate::body::{BodyReader, RequestBody};
+use crate::body::{BodyReader, RequestBody, copy_head};
 use crate::credential::Credential;
 use crate::error::{AuthError, BoxError};
 use crate::jwt::Jwt;
@@ -117,7 +117,7 @@ impl<B> Prepared<B> {
     pub(crate) fn authorize(self, jwt: Jwt, from_cache: bool) -> (Request<B>, Sent) {
         let Self { scheme, mut request, params, kept } = self;
         Credential::Bearer(&jwt).put_into(request.headers_mut());
-        let copy = kept.filter(|_| from_cache).map(|body| copy(&request, body));
+        let copy = kept.filter(|_| from_cache).map(|body| copy_head(&request, body));
         (request, Sent { scheme, params, jwt, copy })
     }
 }
@@ -153,15 +153,4 @@ impl Sent {
         self.scheme.tokens.count_replay();
         Some(request)
     }
-}
-
-/// The same method, URI, version, headers and extensions, with `body`.
-fn copy<B>(request: &Request<B>, body: Bytes) -> Request<Bytes> {
-    let mut copy = Request::new(body);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy.extensions_mut().clone_from(request.extensions());
-    copy
 }
