@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Method, Uri};
 use zeroize::Zeroizing;
 
@@ -246,7 +247,7 @@ impl AiutaAuthBuilder {
                 .map_err(|error| error.called(self.credential_name.unwrap_or(setting)))
         };
         let scheme = match self.credential {
-            Given::ApiKey(key) => Scheme::ApiKey(secret("api_key", key)?),
+            Given::ApiKey(key) => Scheme::ApiKey(ArcSwap::from_pointee(secret("api_key", key)?)),
             Given::Jwt { subscription_id, source } => Scheme::Jwt(Arc::new(JwtScheme {
                 subscription_id: secret("subscription_id", subscription_id)?,
                 tokens: Tokens::new(TokensConfig {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tower_layer::Layer;
 
 use crate::builder::AiutaAuthBuilder;
+use crate::credential::secret_value;
 use crate::error::ConfigError;
 use crate::service::AiutaAuth;
 use crate::settings::{Scheme, Settings};
@@ -84,6 +85,38 @@ impl AiutaAuthLayer {
     /// A builder, for everything else.
     pub fn builder() -> AiutaAuthBuilder {
         AiutaAuthBuilder::new()
+    }
+
+    /// Changes the API key: every clone of the layer, and every service made by one, sends the new key from its next request on.
+    ///
+    /// Requests that are under way keep the old one, which is wiped when the last of them is done. No request waits for the change.
+    ///
+    /// ```
+    /// # use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, JwtSigner};
+    /// // An API key.
+    /// let layer = AiutaAuthLayer::api_key("old-key")?;
+    /// layer.set_api_key("new-key")?;
+    ///
+    /// // The issuer's secret: the signer's clones share it, and tokens made with the old one are forgotten.
+    /// let signer = JwtSigner::hs256("issuer-id", "old-secret")?;
+    /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer.clone())?;
+    /// signer.rotate("issuer-id", "new-secret")?;
+    /// layer.tokens().expect("the Jwt scheme").clear();
+    /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the key is empty or illegal in a header, or the layer has the Jwt scheme. Nothing is changed then.
+    pub fn set_api_key(&self, key: impl Into<String>) -> Result<(), ConfigError> {
+        let new = secret_value("api_key", key.into())?;
+        match &self.settings.scheme {
+            Scheme::ApiKey(key) => key.store(Arc::new(new)),
+            Scheme::Jwt(_) => {
+                return Err(ConfigError::new("api_key", "this layer has the Jwt scheme, which takes none"));
+            }
+        }
+        Ok(())
     }
 
     /// The tokens of the Jwt scheme; `None` with an API key.

@@ -92,7 +92,7 @@ where
         match &settings.scheme {
             Scheme::ApiKey(key) => {
                 if settings.access.stated(&request) != Some(Access::Anonymous) {
-                    Credential::ApiKey(key).put_into(request.headers_mut());
+                    Credential::ApiKey(&key.load()).put_into(request.headers_mut());
                 }
                 ResponseFuture::passing(self.inner.call(request))
             }

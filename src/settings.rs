@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use crate::access::AccessTable;
@@ -18,7 +19,8 @@ pub(crate) struct Settings {
 
 /// Aiuta's two ways to authenticate.
 pub(crate) enum Scheme {
-    ApiKey(HeaderValue),
+    /// It can be changed while requests are under way.
+    ApiKey(ArcSwap<HeaderValue>),
     Jwt(Arc<JwtScheme>),
 }
 

@@ -190,6 +190,18 @@ async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
 }
 
 #[test]
+fn a4_what_was_rotated_out_is_wiped() {
+    let (key, secret) = (Secret::new("r0tated-out-key-0123456789"), Secret::new("r0tated-out-secret-01234"));
+    let layer = AiutaAuthLayer::api_key(key.string()).unwrap();
+    layer.set_api_key("another-key").unwrap();
+    layer.set_api_key(key.join("\n")).unwrap_err();
+    let signer = JwtSigner::hs256("issuer", secret.text).unwrap();
+    signer.rotate("issuer", "another-secret").unwrap();
+    key.assert_wiped();
+    secret.assert_wiped();
+}
+
+#[test]
 fn a4_strings_that_are_parsed_are_wiped() {
     let secret = Secret::new("pars3d-t0ken-01234567");
     let token: &str = secret.token().leak();

@@ -1,8 +1,10 @@
 //! [`JwtSigner`]: tokens made in this process, for integrators whose server is the client.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[cfg(feature = "signer")]
@@ -27,7 +29,7 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// The payload is `iss`, `iat`, `exp` and the params under their own names and with their own JSON types (rule G3).
 ///
 /// Whoever holds the secret can start try-ons at the issuer's cost. It belongs on a server, and is wiped from memory when the signer is
-/// dropped; `Debug` does not show it.
+/// dropped; `Debug` does not show it. Clones are cheap and share the issuer and its secret.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,11 +49,28 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// ([`TokenRequest::must_be_new`]), `iat` is set back by one second more, so that the new token is a different one.
 #[derive(Clone)]
 pub struct JwtSigner {
-    issuer: String,
-    /// Wipes itself when dropped.
-    key: EncodingKey,
+    /// Shared by all clones.
+    issuer: Arc<ArcSwap<Issuer>>,
     lifetime: Duration,
     backdate: Duration,
+}
+
+struct Issuer {
+    id: String,
+    /// Wipes itself when dropped.
+    key: EncodingKey,
+}
+
+impl Issuer {
+    fn new(id: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let id = id.into();
+        check_secret("issuer", &id)?;
+        let secret = secret.as_ref();
+        if secret.is_empty() {
+            return Err(ConfigError::new("secret", "it must not be empty"));
+        }
+        Ok(Self { id, key: EncodingKey::from_secret(secret) })
+    }
 }
 
 impl JwtSigner {
@@ -61,15 +80,8 @@ impl JwtSigner {
     ///
     /// [`ConfigError`] if either is empty, or the issuer has a control character.
     pub fn hs256(issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let issuer = issuer.into();
-        check_secret("issuer", &issuer)?;
-        let secret = secret.as_ref();
-        if secret.is_empty() {
-            return Err(ConfigError::new("secret", "it must not be empty"));
-        }
         Ok(Self {
-            issuer,
-            key: EncodingKey::from_secret(secret),
+            issuer: Arc::new(ArcSwap::from_pointee(Issuer::new(issuer, secret)?)),
             lifetime: Duration::from_secs(60),
             backdate: Duration::from_secs(5),
         })
@@ -87,11 +99,25 @@ impl JwtSigner {
         Self { backdate: by, ..self }
     }
 
+    /// Changes the issuer id and secret: this signer and all its clones use them from the next token on.
+    ///
+    /// Tokens that the old secret has signed stay in caches until they are forgotten: call [`Tokens::clear`](crate::Tokens::clear) afterwards, as
+    /// [`AiutaAuthLayer::set_api_key`](crate::AiutaAuthLayer::set_api_key) shows. No request waits for the change.
+    ///
+    /// # Errors
+    ///
+    /// As [`hs256`](Self::hs256). Nothing is changed then.
+    pub fn rotate(&self, issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<(), ConfigError> {
+        self.issuer.store(Arc::new(Issuer::new(issuer, secret)?));
+        Ok(())
+    }
+
     fn sign(&self, request: &TokenRequest) -> Result<Jwt, TokenError> {
         let now = request.now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let earlier = self.backdate.as_secs().saturating_add(u64::from(request.must_be_new()));
+        let issuer = self.issuer.load();
         let claims = Claims {
-            iss: &self.issuer,
+            iss: &issuer.id,
             iat: now.saturating_sub(earlier),
             exp: now.saturating_add(self.lifetime.as_secs()),
             params: request.params(),
@@ -100,7 +126,7 @@ impl JwtSigner {
 
         // `jsonwebtoken::encode` asks for a process-wide choice of backend and panics when a build has both; this one is ours.
         let signer =
-            (backend::DEFAULT_PROVIDER.signer_factory)(&Algorithm::HS256, &self.key).map_err(TokenError::new)?;
+            (backend::DEFAULT_PROVIDER.signer_factory)(&Algorithm::HS256, &issuer.key).map_err(TokenError::new)?;
         let mut token = Zeroizing::new(String::with_capacity(HEADER.len() + payload.len() * 4 / 3 + 50));
         token.push_str(HEADER);
         token.push('.');
