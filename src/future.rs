@@ -118,10 +118,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.beside.as_mut().is_some_and(|refresh| Pin::new(refresh).poll(cx).is_ready()) {
-            *this.beside = None;
-        }
         loop {
+            if this.beside.as_mut().is_some_and(|refresh| Pin::new(refresh).poll(cx).is_ready()) {
+                *this.beside = None;
+            }
             let next = match this.state.as_mut().project() {
                 StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
                 StateProj::Preparing { preparing, service } => {

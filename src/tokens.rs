@@ -6,42 +6,33 @@
 //! That lock is what makes a *generation* of a key: a flight publishes its token only while it is the one that stands in the map, and
 //! forgetting a token takes the flight out of the map, both under the lock.
 
+mod board;
 mod deadline;
 mod entry;
 mod flight;
 mod holds;
+mod home;
+mod inner;
 mod stats;
+mod store;
 mod waiter;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, UnitWeighter};
-
+use self::board::{Boarded, Saw};
 use self::entry::{Entry, Standing};
-use self::flight::{Flight, Reason, Turn};
-use self::holds::Holds;
-use self::stats::Counters;
-use crate::clock::Clock;
+use self::inner::Inner;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
-use crate::source::{BoxTokenSource, TokenError, TokenRequest};
-use crate::trace;
 
 pub(crate) use self::entry::Freshness;
 pub(crate) use self::flight::Outcome;
+pub(crate) use self::inner::TokensConfig;
 pub use self::stats::TokenStats;
 pub(crate) use self::waiter::Waiter;
-
-/// Refused tokens are remembered for so many keys, until a new token is there; past it a source is not told
-/// [`must_be_new`](TokenRequest::must_be_new) for the one that was seen longest ago.
-const MAX_REJECTED: usize = 1024;
 
 /// The tokens of a layer: a handle, cheap to clone, by [`AiutaAuthLayer::tokens`](crate::AiutaAuthLayer::tokens).
 ///
@@ -65,36 +56,6 @@ pub struct Tokens {
     inner: Arc<Inner>,
 }
 
-/// Everything that [`Tokens::new`] needs.
-pub(crate) struct TokensConfig {
-    pub(crate) source: BoxTokenSource,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) freshness: Freshness,
-    pub(crate) fetch_timeout: Duration,
-    pub(crate) max_tokens: usize,
-    pub(crate) max_flights: usize,
-}
-
-type Store<T> = Cache<AuthParams, T, UnitWeighter, BuildHasherDefault<KeyHasher>>;
-type Flights = HashMap<AuthParams, Arc<Flight>, BuildHasherDefault<KeyHasher>>;
-
-struct Inner {
-    source: BoxTokenSource,
-    clock: Arc<dyn Clock>,
-    freshness: Freshness,
-    fetch_timeout: Duration,
-    max_flights: usize,
-    store: Store<Arc<Entry>>,
-    /// The flights that may publish, one a key. Every change of `store` and `rejected` is made under this lock.
-    flights: Mutex<Flights>,
-    /// All flights that are not over, those that may not publish any more included.
-    in_the_air: Arc<AtomicUsize>,
-    /// The token that was refused last, for keys that have no new one yet.
-    rejected: Store<Jwt>,
-    holds: Holds,
-    counters: Counters,
-}
-
 /// Where the token for a request comes from.
 pub(crate) enum Found {
     /// Out of the cache. `beside` is a refresh that no task drives: to be polled while the request is under way.
@@ -105,33 +66,9 @@ pub(crate) enum Found {
     Awaited(Waiter),
 }
 
-/// The flight that serves a key, or why none is needed or possible.
-enum Boarded {
-    Cached(Jwt),
-    Joined(Arc<Flight>, Option<Waiter>),
-    Started(Arc<Flight>, Option<Waiter>),
-    Refused(AuthError),
-    /// `max_flights` are in the air.
-    Full,
-}
-
 impl Tokens {
     pub(crate) fn new(config: TokensConfig) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                source: config.source,
-                clock: config.clock,
-                freshness: config.freshness,
-                fetch_timeout: config.fetch_timeout,
-                max_flights: config.max_flights,
-                store: store(config.max_tokens),
-                flights: Mutex::default(),
-                in_the_air: Arc::default(),
-                rejected: store(config.max_tokens.min(MAX_REJECTED)),
-                holds: Holds::default(),
-                counters: Counters::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner::new(config)) }
     }
 
     /// The token for `params`, out of the cache or from the source: what a request with these params carries.
@@ -171,9 +108,9 @@ impl Tokens {
         let flights = {
             let mut flights = lock(&self.inner.flights);
             self.inner.store.clear();
-            std::mem::take(&mut *flights)
+            flights.remove_all()
         };
-        flights.into_values().for_each(|flight| flight.detach());
+        flights.for_each(|flight| flight.detach());
     }
 
     /// What the cache has done so far.
@@ -199,10 +136,13 @@ impl Tokens {
 
     /// A token for `params`: at once out of the cache, otherwise from the flight that fetches it (rule C1).
     pub(crate) fn find(&self, params: &AuthParams) -> Found {
+        // The clock is read after the entry is had: read before, it could be behind the start of a flight that landed in between, and
+        // the newest of tokens would look as if the clock had gone back.
+        let entry = self.inner.store.get(params);
         let now = self.inner.clock.now();
-        if let Some(entry) = self.inner.store.get(params) {
+        if let Some(entry) = entry {
             let beside = match entry.standing(now) {
-                Standing::Stale => return self.fetch(params, now),
+                Standing::Stale => return self.fetch(params, Some(&entry), now),
                 Standing::Due => self.refresh(params, &entry, now),
                 Standing::Fresh if entry.is_adrift() => self.adrift(params),
                 Standing::Fresh => None,
@@ -210,12 +150,12 @@ impl Tokens {
             self.inner.counters.hits.add(params.keyed_hash());
             return Found::Cached { jwt: entry.jwt().clone(), beside };
         }
-        self.fetch(params, now)
+        self.fetch(params, None, now)
     }
 
-    fn fetch(&self, params: &AuthParams, now: SystemTime) -> Found {
+    fn fetch(&self, params: &AuthParams, stale: Option<&Arc<Entry>>, now: SystemTime) -> Found {
         let counters = &self.inner.counters;
-        let (flight, waiter) = match self.board(params, now, None) {
+        let (flight, waiter) = match self.board(params, Saw::NoneUsable(stale), now) {
             Boarded::Cached(jwt) => {
                 counters.hits.add(params.keyed_hash());
                 return Found::Cached { jwt, beside: None };
@@ -252,7 +192,7 @@ impl Tokens {
         if !entry.claim_refresh(now, now + self.inner.fetch_timeout) {
             return None;
         }
-        match self.board(params, now, Some(entry)) {
+        match self.board(params, Saw::Due(entry), now) {
             Boarded::Started(flight, _) => {
                 self.inner.counters.refreshes.add();
                 self.launch(&flight);
@@ -276,59 +216,6 @@ impl Tokens {
         (!flight.has_task()).then(|| Waiter::new(self.clone(), flight))
     }
 
-    /// Finds or makes the flight for `params`, with a seat in it unless it is only to refresh an entry.
-    fn board(&self, params: &AuthParams, now: SystemTime, refreshing: Option<&Arc<Entry>>) -> Boarded {
-        let boarded = self.try_board(params, now, refreshing);
-        if matches!(boarded, Boarded::Full) && self.inner.sweep(now) {
-            return self.try_board(params, now, refreshing);
-        }
-        boarded
-    }
-
-    fn try_board(&self, params: &AuthParams, now: SystemTime, refreshing: Option<&Arc<Entry>>) -> Boarded {
-        let inner = &*self.inner;
-        let seat = |flight: &Arc<Flight>| refreshing.is_none().then(|| Waiter::new(self.clone(), Arc::clone(flight)));
-        let late;
-        let started = {
-            let mut flights = lock(&inner.flights);
-            // Another flight may have landed since this caller looked.
-            if let Some(entry) = inner.store.get(params) {
-                let known = refreshing.is_some_and(|refreshing| Arc::ptr_eq(refreshing, &entry));
-                if !known && entry.standing(now) != Standing::Stale {
-                    return Boarded::Cached(entry.jwt().clone());
-                }
-            }
-            if let Some(flight) = flights.get(params).filter(|flight| !flight.is_late(now)) {
-                return Boarded::Joined(Arc::clone(flight), seat(flight));
-            }
-            if let Err(error) = inner.holds.check(params.partition(), now) {
-                return Boarded::Refused(error);
-            }
-            late = flights.remove(params);
-            if late.is_none() && inner.in_the_air.load(Ordering::Relaxed) >= inner.max_flights {
-                return Boarded::Full;
-            }
-            let flight = inner.take_off(params, now, refreshing);
-            flights.insert(params.clone(), Arc::clone(&flight));
-            let seat = seat(&flight);
-            Boarded::Started(flight, seat)
-        };
-        if let Some(late) = late {
-            inner.expire(&late);
-        }
-        started
-    }
-
-    /// Gives a new flight its first turn here and now: a source that need not wait is done with it. Otherwise a task goes on with it,
-    /// where there is a runtime.
-    fn launch(&self, flight: &Arc<Flight>) {
-        match flight.drive() {
-            Turn::Done(result) => self.inner.landed(flight, result.map_err(Some)),
-            Turn::Panicked => self.inner.landed(flight, Err(None)),
-            Turn::Pending => waiter::spawn(&self.inner, flight),
-        }
-    }
-
     /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1).
     pub(crate) fn reject(&self, params: &AuthParams, jwt: &Jwt) {
         let inner = &*self.inner;
@@ -339,9 +226,13 @@ impl Tokens {
                 Some(entry) if entry.jwt().same_as(jwt) => drop(inner.store.remove(params)),
                 // A newer one stays.
                 Some(_) => return,
-                // Another request was here first: the flight that replaces this token goes on (rule E4).
-                None if flights.get(params).is_some_and(|flight| flight.replaces(jwt)) => return,
-                None => {}
+                // Another request was here first: the flight that replaces this token, or one that was in use beside it, goes on
+                // (rule E4). It may bring back neither: `keep` sees to that.
+                None => match flights.get(params).and_then(|flight| flight.replaces()) {
+                    Some(replaced) if replaced.same_as(jwt) => return,
+                    Some(_) => return inner.rejected.insert(params.clone(), jwt.clone()),
+                    None => {}
+                },
             }
             inner.rejected.insert(params.clone(), jwt.clone());
             flights.remove(params)
@@ -352,156 +243,9 @@ impl Tokens {
     }
 }
 
-impl Inner {
-    fn take_off(&self, params: &AuthParams, now: SystemTime, refreshing: Option<&Arc<Entry>>) -> Arc<Flight> {
-        let request = TokenRequest::new(params.clone(), now);
-        let (reason, request) = match (self.rejected.get(params), refreshing) {
-            (Some(rejected), _) => (Reason::Rejected(rejected), request.renewed()),
-            (None, Some(entry)) => (Reason::Refresh(Arc::clone(entry)), request),
-            (None, None) => (Reason::Miss, request),
-        };
-        self.counters.fetches.add();
-        let times = (now, now + self.fetch_timeout);
-        Flight::new(params.clone(), reason, times, self.source.call(request), Arc::clone(&self.in_the_air))
-    }
-
-    /// Takes a flight out of the map, if it still is in it.
-    fn leave(&self, flight: &Arc<Flight>) {
-        self.publish(flight, |_| {});
-    }
-
-    /// Takes a flight out of the map and calls `with`, if it still is in it (rules C1, E1).
-    fn publish(&self, flight: &Arc<Flight>, with: impl FnOnce(&Self)) {
-        let mut flights = lock(&self.flights);
-        if flights.get(&flight.params).is_some_and(|current| Arc::ptr_eq(current, flight)) {
-            flights.remove(&flight.params);
-            with(self);
-        }
-    }
-
-    /// The source has answered, or panicked (`Err(None)`).
-    fn landed(&self, flight: &Arc<Flight>, result: Result<Jwt, Option<TokenError>>) {
-        let now = self.clock.now();
-        match result {
-            Ok(jwt) => {
-                let mut unusable = false;
-                self.publish(flight, |inner| unusable = !inner.keep(flight, &jwt, now));
-                flight.finish(Outcome::Token(jwt), || {
-                    if unusable {
-                        refresh_failed(flight, now, None, None);
-                    }
-                });
-            }
-            Err(error) => {
-                let error = error.map(Arc::new);
-                let hold = error.as_ref().and_then(|error| self.holds.begin(flight.params.partition(), now, error));
-                self.fail(flight, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), hold);
-            }
-        }
-    }
-
-    /// Ends a flight that is late (rule C6).
-    fn expire(&self, flight: &Arc<Flight>) {
-        self.fail(flight, self.clock.now(), AuthError::fetch_timeout(), None);
-    }
-
-    fn fail(&self, flight: &Arc<Flight>, now: SystemTime, error: AuthError, hold: Option<SystemTime>) {
-        self.leave(flight);
-        let kind = error.kind();
-        flight.finish(Outcome::Failed(error), || {
-            self.counters.failures.add();
-            refresh_failed(flight, now, Some(kind), hold);
-        });
-    }
-
-    /// Puts a new token into the cache, unless it is no good for that; answers whether it is.
-    fn keep(&self, flight: &Flight, jwt: &Jwt, now: SystemTime) -> bool {
-        let old = match &flight.reason {
-            Reason::Miss => None,
-            Reason::Refresh(entry) => Some(entry.jwt()),
-            Reason::Rejected(rejected) => Some(rejected),
-        };
-        if old.is_some_and(|old| old.same_as(jwt)) {
-            return false;
-        }
-        self.rejected.remove(&flight.params);
-        let key_hash = flight.params.keyed_hash();
-        let Some(entry) = Entry::new(jwt.clone(), flight.started, now, &self.freshness, key_hash) else { return false };
-        self.store.insert(flight.params.clone(), Arc::new(entry));
-        true
-    }
-
-    /// Makes room when `max_flights` are in the air: flights that are late, or that nobody awaits or drives. Never one that is awaited
-    /// (rule C5). Answers whether there is room now.
-    fn sweep(&self, now: SystemTime) -> bool {
-        let swept: Vec<_> = {
-            let mut flights = lock(&self.flights);
-            flights.extract_if(|_, flight| flight.is_late(now) || flight.is_abandoned()).collect()
-        };
-        for (_, flight) in swept {
-            if flight.is_late(now) { self.expire(&flight) } else { flight.abort() }
-        }
-        self.in_the_air.load(Ordering::Relaxed) < self.max_flights
-    }
-}
-
-/// A flight that refreshes a token did not bring a better one: the next waits (rule D3).
-fn refresh_failed(
-    flight: &Flight,
-    now: SystemTime,
-    error: Option<crate::error::AuthErrorKind>,
-    not_before: Option<SystemTime>,
-) {
-    if let Reason::Refresh(entry) = &flight.reason {
-        entry.refresh_failed(now, not_before);
-        trace::refresh_failed(error);
-    }
-}
-
-impl Drop for Inner {
-    /// The last handle is gone, and with it everyone who awaited a flight (rule C4).
-    fn drop(&mut self) {
-        let flights = std::mem::take(&mut *lock(&self.flights));
-        flights.into_values().for_each(|flight| flight.abort());
-    }
-}
-
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").field("stats", &self.stats()).finish_non_exhaustive()
-    }
-}
-
-/// A store for at most `capacity` values. It evicts by how recently and how often a key was used.
-fn store<T: Clone>(capacity: usize) -> Store<T> {
-    // The store rounds up what each of its shards may hold, so the number of shards has to divide the capacity; and it wants 32 a shard.
-    let shards = (capacity / 32).clamp(1, 16);
-    let shards = if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 };
-    let capacity = capacity / shards * shards;
-    let options = OptionsBuilder::new()
-        .shards(shards)
-        .estimated_items_capacity(capacity)
-        .weight_capacity(capacity as u64)
-        .build()
-        .expect("both capacities are set");
-    Cache::with_options(options, UnitWeighter, BuildHasherDefault::default(), DefaultLifecycle::default())
-}
-
-/// Passes on the hash that [`AuthParams`] brings along: it is keyed already.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("the only key is AuthParams, which writes one u64");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

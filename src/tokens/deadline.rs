@@ -12,7 +12,7 @@ pub(crate) use without_tokio::Deadline;
 mod with_tokio {
     use std::collections::VecDeque;
     use std::future::Future;
-    use std::panic::catch_unwind;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::pin::Pin;
     use std::sync::Mutex;
     use std::task::{Context, Poll};
@@ -26,7 +26,7 @@ mod with_tokio {
     /// A timer that is set at the first poll, on the runtime it is polled on.
     ///
     /// A future may be polled on one runtime and, when that is gone, on another: the timer moves along, since one of a runtime
-    /// that was shut down panics.
+    /// that was shut down panics. By a [`Handle`] it may even be polled on the runtime that is gone; there are no timers then.
     pub(crate) struct Deadline {
         timeout: Duration,
         at: Option<Instant>,
@@ -48,11 +48,17 @@ mod with_tokio {
             if self.timer.as_ref().is_none_or(|(of, _)| *of != runtime) {
                 self.timer = sleep_on(runtime, at).map(|sleep| (runtime, sleep));
             }
-            self.timer.as_mut().map(|(_, sleep)| sleep.as_mut().poll(cx))
+            let (_, sleep) = self.timer.as_mut()?;
+            let polled = catch_unwind(AssertUnwindSafe(|| sleep.as_mut().poll(cx)));
+            if polled.is_err() {
+                remember_timerless(runtime);
+                self.timer = None;
+            }
+            polled.ok()
         }
     }
 
-    /// Runtimes that were found to have no timers. There are seldom any; past this number the oldest is asked again.
+    /// Runtimes that were found to have no timers, or none any more. There are seldom any; past this number the oldest is asked again.
     static TIMERLESS: Mutex<VecDeque<Id>> = Mutex::new(VecDeque::new());
     const MAX_TIMERLESS: usize = 64;
 
@@ -65,12 +71,16 @@ mod with_tokio {
         if let Ok(sleep) = catch_unwind(|| Box::pin(sleep_until(at))) {
             return Some(sleep);
         }
+        remember_timerless(runtime);
+        None
+    }
+
+    fn remember_timerless(runtime: Id) {
         let mut timerless = lock(&TIMERLESS);
         if timerless.len() == MAX_TIMERLESS {
             timerless.pop_front();
         }
         timerless.push_back(runtime);
-        None
     }
 }
 

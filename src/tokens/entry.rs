@@ -109,8 +109,13 @@ impl Entry {
         &self.jwt
     }
 
+    /// Whether its time is over at `now`.
+    pub(crate) fn is_over(&self, now: SystemTime) -> bool {
+        now >= self.until
+    }
+
     pub(crate) fn standing(&self, now: SystemTime) -> Standing {
-        if now < self.from || now >= self.until {
+        if now < self.from || self.is_over(now) {
             Standing::Stale
         } else if millis(now) >= self.refresh_at.load(Ordering::Relaxed) {
             Standing::Due

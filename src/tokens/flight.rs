@@ -8,16 +8,22 @@
 //! runtime the driver is a task, so that the fetch goes on when its callers are gone; without one, every waiter is a driver, and
 //! whoever is polled next goes on with it.
 //!
-//! No wake-up is lost: one that arrives is remembered (`woken`) until a driver takes the call. If meanwhile the call is put back,
-//! or a driver leaves who may have been the one that was woken, the other drivers are woken again.
+//! No wake-up is lost. One that arrives wakes every driver that is registered, and whoever registers later takes the call at once; so it does
+//! no harm if one of them is dropped instead of polled. Only a driver that finds the call taken out has to wait for nothing: a wake-up that
+//! arrives meanwhile is remembered (`woken`), and the drivers are woken again when the call is put back.
+
+mod seat;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::SystemTime;
 
+use self::seat::Seats;
+pub(crate) use self::seat::{Role, Seat, View};
 use super::entry::Entry;
+use super::home::Home;
 use super::lock;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
@@ -67,12 +73,32 @@ pub(crate) struct Flight {
     pub(crate) reason: Reason,
     pub(crate) started: SystemTime,
     /// When it is late (rule C6).
-    deadline: SystemTime,
+    pub(crate) deadline: SystemTime,
     /// Opened at the first turn, which is never under a lock: a subscriber is somebody else's code.
     span: OnceLock<trace::FlightSpan>,
+    pub(crate) home: Home,
     state: Mutex<State>,
-    /// Flights of this cache that are not over, this one included.
-    in_the_air: Arc<AtomicUsize>,
+    air: Arc<Air>,
+}
+
+/// What is known of all flights of a cache together.
+#[derive(Default)]
+pub(crate) struct Air {
+    /// How many are not over.
+    flights: AtomicUsize,
+    /// Somebody left one that nobody else awaits or drives, since this was last asked.
+    abandoned: AtomicBool,
+}
+
+impl Air {
+    pub(crate) fn flights(&self) -> usize {
+        self.flights.load(Ordering::Relaxed)
+    }
+
+    /// Whether there may be a flight that nobody awaits or drives; false until there may be another.
+    pub(crate) fn may_be_abandoned(&self) -> bool {
+        self.abandoned.swap(false, Ordering::Relaxed)
+    }
 }
 
 struct State {
@@ -97,11 +123,12 @@ impl Flight {
         reason: Reason,
         (started, deadline): (SystemTime, SystemTime),
         call: SourceCall,
-        in_the_air: Arc<AtomicUsize>,
+        air: Arc<Air>,
     ) -> Arc<Self> {
-        in_the_air.fetch_add(1, Ordering::Relaxed);
+        air.flights.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             span: OnceLock::new(),
+            home: Home::default(),
             params,
             reason,
             started,
@@ -116,13 +143,16 @@ impl Flight {
                 waited: 0,
                 seats: Seats::default(),
             }),
-            in_the_air,
+            air,
         })
     }
 
-    /// Whether the token `jwt` was known to be refused when this flight began.
-    pub(crate) fn replaces(&self, jwt: &Jwt) -> bool {
-        matches!(&self.reason, Reason::Rejected(rejected) if rejected.same_as(jwt))
+    /// The token that was known to be refused when this flight began.
+    pub(crate) fn replaces(&self) -> Option<&Jwt> {
+        match &self.reason {
+            Reason::Rejected(rejected) => Some(rejected),
+            Reason::Miss | Reason::Refresh(_) => None,
+        }
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
@@ -147,10 +177,10 @@ impl Flight {
     pub(crate) fn drive(self: &Arc<Self>) -> Turn {
         let Some(mut call) = self.take_call() else { return Turn::Pending };
         let waker = Waker::from(Arc::clone(self));
-        let polled = self
-            .span
-            .get_or_init(|| trace::flight(self.reason.name()))
-            .within(|| catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(&waker)))));
+        let polled = self.span.get_or_init(|| trace::flight(self.reason.name())).within(|| {
+            let poll = || call.as_mut().poll(&mut Context::from_waker(&waker));
+            catch_unwind(AssertUnwindSafe(|| self.home.within(poll)))
+        });
         match polled {
             Ok(Poll::Pending) => {
                 self.put_back(call);
@@ -199,7 +229,7 @@ impl Flight {
         state.outcome = Some(outcome.clone());
         let (call, waited, wakers) = (state.call.take(), state.waited, state.seats.everyone());
         drop(state);
-        self.in_the_air.fetch_sub(1, Ordering::Relaxed);
+        self.air.flights.fetch_sub(1, Ordering::Relaxed);
         if let Some(span) = self.span.get() {
             span.finished(&outcome, waited);
         }
@@ -246,136 +276,4 @@ impl Wake for Flight {
 /// The source's code may panic while it is dropped, too.
 fn drop_call(call: SourceCall) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(call)));
-}
-
-/// Who has a seat in a flight.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// A request that awaits the outcome; it drives where no task does.
-    Waiter,
-    /// The task that drives.
-    Task,
-}
-
-/// A place in a flight, given up when dropped.
-pub(crate) struct Seat {
-    flight: Arc<Flight>,
-    role: Role,
-    number: usize,
-}
-
-impl Seat {
-    pub(crate) fn take(flight: Arc<Flight>, role: Role) -> Self {
-        let mut state = lock(&flight.state);
-        match role {
-            Role::Waiter => {
-                state.waiting += 1;
-                state.waited += 1;
-            }
-            Role::Task => state.has_task = true,
-        }
-        let number = state.seats.add();
-        drop(state);
-        Self { flight, role, number }
-    }
-
-    pub(crate) fn flight(&self) -> &Arc<Flight> {
-        &self.flight
-    }
-
-    /// The outcome. Without one yet, `waker` is woken when there is; if this seat drives, also whenever the call wants to be polled.
-    ///
-    /// A waiter drives where no task does, and where it could not give up in time (`has_timer`) if the task's runtime stands still.
-    pub(crate) fn look(&self, waker: &Waker, has_timer: bool) -> View {
-        let mut state = lock(&self.flight.state);
-        if let Some(outcome) = &state.outcome {
-            return View::Over(outcome.clone());
-        }
-        let drives = self.role == Role::Task || !state.has_task || !has_timer;
-        let replaced = state.seats.set(self.number, waker, drives);
-        drop(state);
-        drop(replaced);
-        if drives { View::Drive } else { View::Wait }
-    }
-}
-
-/// What somebody in a seat sees.
-pub(crate) enum View {
-    Over(Outcome),
-    /// The flight goes on, and this seat drives it.
-    Drive,
-    Wait,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = lock(&self.flight.state);
-        let waker = state.seats.remove(self.number);
-        match self.role {
-            Role::Waiter => state.waiting -= 1,
-            Role::Task => state.has_task = false,
-        }
-        let unwanted = state.waiting == 0 && state.detached;
-        // This driver may be the one that was woken: let another take its turn.
-        let wakers = if state.woken { state.seats.drivers() } else { Vec::new() };
-        drop(state);
-        drop(waker);
-        if unwanted {
-            self.flight.abort();
-        }
-        wakers.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// The wakers of all seats. Numbers of seats given up are used again, so that it is never larger than the most that sat at once.
-///
-/// Dropping a waker may run an executor's code, so wakers leave by value and are dropped after the lock.
-#[derive(Default)]
-struct Seats {
-    taken: Vec<Registered>,
-    free: Vec<usize>,
-}
-
-#[derive(Default)]
-struct Registered {
-    waker: Option<Waker>,
-    drives: bool,
-}
-
-impl Seats {
-    fn add(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
-            self.taken.push(Registered::default());
-            self.taken.len() - 1
-        })
-    }
-
-    #[must_use]
-    fn set(&mut self, number: usize, waker: &Waker, drives: bool) -> Option<Waker> {
-        let seat = &mut self.taken[number];
-        seat.drives = drives;
-        match &seat.waker {
-            Some(known) if known.will_wake(waker) => None,
-            _ => seat.waker.replace(waker.clone()),
-        }
-    }
-
-    #[must_use]
-    fn remove(&mut self, number: usize) -> Option<Waker> {
-        self.free.push(number);
-        self.taken[number].waker.take()
-    }
-
-    fn drivers(&mut self) -> Vec<Waker> {
-        self.take_wakers(|seat| seat.drives)
-    }
-
-    fn everyone(&mut self) -> Vec<Waker> {
-        self.take_wakers(|_| true)
-    }
-
-    /// A waker is woken once for each time it registers.
-    fn take_wakers(&mut self, which: impl Fn(&Registered) -> bool) -> Vec<Waker> {
-        self.taken.iter_mut().filter(|seat| which(seat)).filter_map(|seat| seat.waker.take()).collect()
-    }
 }

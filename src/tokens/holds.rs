@@ -55,19 +55,21 @@ impl Holds {
         let pause = cause.retry_after()?.min(MAX_PAUSE);
         let until = now + pause;
         let hold = Hold { since: now, until, cause: Arc::clone(cause) };
+        // Dropped after the lock: the destructor of a cause is somebody else's code.
+        let mut over = Vec::new();
         let mut inner = lock(&self.inner);
         match partition {
-            None => inner.everyone = Some(hold),
+            None => over.extend(inner.everyone.replace(hold)),
             Some(partition) => {
                 let partitions = &mut inner.partitions;
                 if partitions.len() >= MAX_PARTITIONS && !partitions.contains_key(partition) {
-                    partitions.retain(|_, hold| hold.left(now).is_some());
+                    over.extend(partitions.extract_if(|_, hold| hold.left(now).is_none()).map(|(_, hold)| hold));
                     if partitions.len() >= MAX_PARTITIONS {
                         let first = partitions.iter().min_by_key(|(_, hold)| hold.until).map(|(name, _)| name.clone());
-                        first.and_then(|name| partitions.remove(&name));
+                        over.extend(first.and_then(|name| partitions.remove(&name)));
                     }
                 }
-                partitions.insert(partition.to_owned(), hold);
+                over.extend(partitions.insert(partition.to_owned(), hold));
             }
         }
         Some(until)

@@ -32,15 +32,17 @@ impl Watch {
         };
         match self.seat.look(cx.waker(), timer.is_some()) {
             View::Over(outcome) => return Poll::Ready(outcome),
-            View::Drive if !late => match flight.drive() {
+            View::Wait => {}
+            // Also when it is late: what is ready in the same moment counts.
+            View::Drive => match flight.drive() {
                 Turn::Done(result) => inner.landed(flight, result.map_err(Some)),
                 Turn::Panicked => inner.landed(flight, Err(None)),
-                Turn::Pending => return Poll::Pending,
+                Turn::Pending => {}
             },
-            View::Wait if !late => return Poll::Pending,
-            View::Drive | View::Wait => inner.expire(flight),
         }
-        // It has just ended.
+        if late {
+            inner.expire(flight);
+        }
         flight.outcome().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -91,6 +93,7 @@ impl Future for Waiter {
 #[cfg(feature = "tokio")]
 pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Flight>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    flight.home.set(&runtime);
     let watch = Watch::new(inner, Arc::clone(flight), Role::Task);
     drop(runtime.spawn(Task { inner: Arc::downgrade(inner), watch }));
 }

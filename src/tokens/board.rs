@@ -1,0 +1,97 @@
+//! Getting on a flight: the one that flies already, or a new one (rule C1).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::entry::Entry;
+use super::flight::{Flight, Turn};
+use super::waiter::{self, Waiter};
+use super::{Tokens, lock};
+use crate::error::AuthError;
+use crate::jwt::Jwt;
+use crate::params::AuthParams;
+
+/// What a caller saw in the cache before it asked for a flight.
+#[derive(Clone, Copy)]
+pub(super) enum Saw<'a> {
+    /// Nothing, or a token that is no good any more.
+    NoneUsable(Option<&'a Arc<Entry>>),
+    /// A token that is good, and to be refreshed.
+    Due(&'a Arc<Entry>),
+}
+
+impl<'a> Saw<'a> {
+    fn entry(self) -> Option<&'a Arc<Entry>> {
+        match self {
+            Self::NoneUsable(entry) => entry,
+            Self::Due(entry) => Some(entry),
+        }
+    }
+}
+
+/// The flight that serves a key, or why none is needed or possible.
+pub(super) enum Boarded {
+    Cached(Jwt),
+    Joined(Arc<Flight>, Option<Waiter>),
+    Started(Arc<Flight>, Option<Waiter>),
+    Refused(AuthError),
+    /// `max_flights` are in the air.
+    Full,
+}
+
+impl Tokens {
+    /// Finds or makes the flight for `params`, with a seat in it unless it is only to refresh an entry.
+    pub(super) fn board(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Boarded {
+        let boarded = self.try_board(params, saw, now);
+        if matches!(boarded, Boarded::Full) && self.inner.sweep(now) {
+            return self.try_board(params, saw, now);
+        }
+        boarded
+    }
+
+    fn try_board(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Boarded {
+        let inner = &*self.inner;
+        let seat = |flight: &Arc<Flight>| {
+            matches!(saw, Saw::NoneUsable(_)).then(|| Waiter::new(self.clone(), Arc::clone(flight)))
+        };
+        let late;
+        let started = {
+            let mut flights = lock(&inner.flights);
+            // Another flight may have landed since this caller looked, and may have begun after this caller's `now`.
+            if let Some(entry) = inner.store.get(params) {
+                let known = saw.entry().is_some_and(|seen| Arc::ptr_eq(seen, &entry));
+                if !known && !entry.is_over(now) {
+                    return Boarded::Cached(entry.jwt().clone());
+                }
+            }
+            if let Some(flight) = flights.get(params).filter(|flight| !flight.is_late(now)) {
+                return Boarded::Joined(Arc::clone(flight), seat(flight));
+            }
+            if let Err(error) = inner.holds.check(params.partition(), now) {
+                return Boarded::Refused(error);
+            }
+            late = flights.remove(params);
+            if late.is_none() && inner.air.flights() >= inner.max_flights {
+                return Boarded::Full;
+            }
+            let flight = inner.take_off(params, saw, now);
+            flights.insert(Arc::clone(&flight));
+            let seat = seat(&flight);
+            Boarded::Started(flight, seat)
+        };
+        if let Some(late) = late {
+            inner.expire(&late);
+        }
+        started
+    }
+
+    /// Gives a new flight its first turn here and now: a source that need not wait is done with it. Otherwise a task goes on with it,
+    /// where there is a runtime.
+    pub(super) fn launch(&self, flight: &Arc<Flight>) {
+        match flight.drive() {
+            Turn::Done(result) => self.inner.landed(flight, result.map_err(Some)),
+            Turn::Panicked => self.inner.landed(flight, Err(None)),
+            Turn::Pending => waiter::spawn(&self.inner, flight),
+        }
+    }
+}

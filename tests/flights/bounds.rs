@@ -1,0 +1,148 @@
+//! Rules C3, C5 and C6: a fetch goes on without its callers, and has its bounds in number and time.
+
+use tower::timeout::Timeout;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
+    let source = Source::with(|call, request| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        Ok(numbered(call, &request, secs(60)))
+    });
+    let layer = jwt(source.clone()).build().unwrap();
+    let inner = Recorder::new();
+    let service = Timeout::new(service(&layer, &inner), std::time::Duration::from_millis(30));
+    let callers = (0..20).map(|_| {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, try_on("image-1")).await })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        assert!(caller.await.unwrap().unwrap_err().is::<tower::timeout::error::Elapsed>());
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(21)).await;
+    assert_eq!(inner.count(), 0);
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+    let stats = layer.tokens().unwrap().stats();
+    assert_eq!((source.calls(), stats.hits, stats.misses), (1, 1, 20), "the twenty-first is a hit");
+}
+
+#[tokio::test]
+async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
+    for max in [1, 7, 33, 100, 1000] {
+        let layer = jwt(Source::new()).max_tokens(max).build().unwrap();
+        let tokens = layer.tokens().unwrap();
+        for key in 0..5 * max {
+            tokens.get(&params(&format!("image-{key}"))).await.unwrap();
+            let entries = usize::try_from(tokens.stats().entries).unwrap();
+            assert!(entries <= max, "{entries} tokens of {max}");
+            assert!(entries >= (key + 1).min(max) / 2, "only {entries} tokens of {max} after {key} others");
+        }
+    }
+}
+
+#[tokio::test]
+async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
+    let gate = Gate::closed();
+    let source = stepwise(std::slice::from_ref(&gate));
+    let layer = jwt(source.clone()).max_tokens(8).max_flights(8).build().unwrap();
+    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let awaited = callers(&service(&layer, &inner), "image-1", 3).await;
+    for key in 0..2000 {
+        tokens.get(&params(&format!("other-{key}"))).await.unwrap();
+    }
+    gate.open(1);
+    for caller in awaited {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!((numbers(&inner), source.calls()), (vec![1, 1, 1], 2001));
+}
+
+#[tokio::test]
+async fn c5_over_max_flights_only_misses_are_overloaded() {
+    let gate = Gate::closed();
+    let source = stepwise(&[opened(), gate.clone(), gate.clone()]);
+    let layer = jwt(source.clone()).max_flights(2).build().unwrap();
+    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let service = service(&layer, &inner);
+    send(&service, try_on("cached")).await.unwrap();
+    let mut awaited = callers(&service, "image-1", 2).await;
+    awaited.extend(callers(&service, "image-2", 2).await);
+
+    let error = auth_error(send(&service, try_on("image-3")).await);
+    assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::Overloaded, true));
+    send(&service, try_on("cached")).await.unwrap();
+    awaited.extend(callers(&service, "image-1", 2).await);
+    tokens.invalidate(&params("image-1"));
+    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::Overloaded, "detached, but in the air");
+    assert_eq!((source.calls(), inner.count()), (3, 2));
+
+    gate.open(2);
+    for caller in awaited {
+        assert_eq!(caller.await.unwrap().unwrap(), 200, "a flight that is awaited is never dropped");
+    }
+    assert_eq!(send(&service, try_on("image-3")).await.unwrap(), 200, "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_however_a_flight_ends_there_is_room_again() {
+    let source = Source::with(|call, request| async move {
+        match call % 5 {
+            1 => tokio::task::yield_now().await,
+            2 => return Err(TokenError::new("no")),
+            3 => panic!("a source's panic"),
+            _ => std::future::pending().await,
+        }
+        Ok(numbered(call, &request, secs(60)))
+    });
+    let layer = jwt(source.clone()).max_flights(1).build().unwrap();
+    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let service = service(&layer, &inner);
+    for round in 0..3 {
+        for end in 0..4 {
+            let result = send(&service, try_on(&format!("image-{round}-{end}"))).await;
+            let kind = result.map_err(|error| kind(Err::<(), _>(error)));
+            match end {
+                0 => assert_eq!(kind, Ok(http::StatusCode::OK)),
+                1 | 2 => assert_eq!(kind, Err(AuthErrorKind::TokenSource)),
+                _ => assert_eq!(kind, Err(AuthErrorKind::FetchTimeout)),
+            }
+        }
+        let unwanted = caller(&service, "unwanted").await;
+        unwanted.abort();
+        settle().await;
+        tokens.invalidate(&params("unwanted"));
+    }
+    assert_eq!(source.calls(), 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another() {
+    let source = stepwise(&[Gate::closed()]);
+    let layer = jwt(source.clone()).fetch_timeout(secs(7)).build().unwrap();
+    let inner = Recorder::new();
+    let service = service(&layer, &inner);
+    let start = tokio::time::Instant::now();
+    let early = caller(&service, "image-1").await;
+    tokio::time::sleep(secs(6)).await;
+    let late = caller(&service, "image-1").await;
+    for caller in [early, late] {
+        let error = auth_error(caller.await.unwrap());
+        assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
+    }
+    assert_eq!(start.elapsed().as_secs(), 7, "the flight's time, not each caller's");
+    assert_eq!((source.calls(), inner.count(), layer.tokens().unwrap().stats().failures), (1, 0, 1));
+
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+    assert_eq!((source.calls(), numbers(&inner)), (2, vec![2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_a_flight_that_nobody_awaits_ends_in_time_too() {
+    let layer = jwt(stepwise(&[Gate::closed()])).build().unwrap();
+    let caller = caller(&service(&layer, &Recorder::new()), "image-1").await;
+    caller.abort();
+    tokio::time::sleep(secs(11)).await;
+    assert_eq!(layer.tokens().unwrap().stats().failures, 1);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}

@@ -1,0 +1,305 @@
+//! Rule C2: whoever waits, for a body, for a token or to be sent again, keeps nobody else from going on.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::Full;
+use http_body_util::channel::Channel;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceExt};
+use tower_aiuta_auth::{Clock, Tokens};
+
+use super::*;
+
+/// A source that waits for the gate when asked for tokens of `slow`.
+fn slow_for(slow: &'static str, gate: &Gate) -> Source {
+    let gate = gate.clone();
+    Source::with(move |call, request| {
+        let gate = gate.clone();
+        async move {
+            if request.params() == &params(slow) {
+                gate.pass().await;
+            }
+            Ok(numbered(call, &request, secs(60)))
+        }
+    })
+}
+
+/// Polls a service ready and calls it. The service stays as the call leaves it.
+async fn call<S, B>(service: &mut S, request: Request<B>) -> S::Future
+where
+    S: Service<Request<B>, Error = BoxError>,
+{
+    ServiceExt::<Request<B>>::ready(service).await.expect("ready").call(request)
+}
+
+#[tokio::test]
+async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
+    let gate = Gate::closed();
+    let layer = jwt(slow_for("slow", &gate)).build().unwrap();
+    let inner = Recorder::new();
+    let service = service(&layer, &inner);
+    let mut slow: Vec<_> = (0..3).map(|_| Box::pin(send(&service, try_on("slow")))).collect();
+    for caller in &mut slow {
+        assert!(caller.now_or_never().is_none());
+    }
+    for image in ["image-1", "image-1", "image-2", "image-2"] {
+        let sent = send(&service, try_on(image)).now_or_never().expect("it waits for somebody else's token");
+        assert_eq!(sent.unwrap(), 200);
+    }
+    gate.open(1);
+    for caller in slow {
+        assert_eq!(caller.await.unwrap(), 200);
+    }
+    assert_eq!(layer.tokens().unwrap().stats().hits, 2);
+}
+
+#[tokio::test]
+async fn c2_a_call_that_waits_for_a_token_gives_up_its_permit() {
+    let gate = Gate::closed();
+    let layer = jwt(slow_for("slow", &gate)).build().unwrap();
+    let inner = Recorder::new();
+    let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
+    let mut waiting = call(&mut service, try_on("slow")).await;
+    let other = service.clone();
+    for _ in 0..3 {
+        send(&other, try_on("image-1")).now_or_never().expect("the permit is taken").unwrap();
+        assert!((&mut waiting).now_or_never().is_none());
+    }
+    gate.open(1);
+    assert_eq!(waiting.await.unwrap().status(), 200);
+    assert_eq!(inner.count(), 4);
+}
+
+#[tokio::test]
+async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
+    type Body = UnsyncBoxBody<Bytes, Infallible>;
+    let layer = jwt(Source::new()).build().unwrap();
+    let inner = Recorder::new();
+    let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(4);
+    let mut waiting = call(&mut service, Request::post(SKU_IMAGES).body(Body::new(body)).unwrap()).await;
+    sender.send_data(Bytes::from_static(br#"{"uploaded_image_id":"#)).await.unwrap();
+    assert!((&mut waiting).now_or_never().is_none());
+
+    let other = try_on("image-1").map(|body: Full<Bytes>| Body::new(body));
+    let sent = service.clone().oneshot(other).now_or_never().expect("the permit is taken");
+    assert_eq!(sent.unwrap().status(), 200);
+
+    sender.send_data(Bytes::from_static(br#""image-2"}"#)).await.unwrap();
+    drop(sender);
+    assert_eq!(waiting.await.unwrap().status(), 200);
+    assert_eq!(inner.last().body, r#"{"uploaded_image_id":"image-2"}"#);
+}
+
+#[tokio::test]
+async fn c2_a_call_that_is_refused_gives_up_its_permit() {
+    let source = Source::with(|_, _| async { Err(TokenError::new("no")) });
+    let layer = jwt(source).build().unwrap();
+    let mut service = layer.layer(ConcurrencyLimit::new(Recorder::new(), 1));
+    let mut other = service.clone();
+    for refused in [post(SKU_IMAGES, "{}"), post(SKU_IMAGES, "no JSON"), try_on("image-1")] {
+        call(&mut service, refused).await.await.unwrap_err();
+        call(&mut other, get("https://example.com/")).now_or_never().expect("the permit is taken").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn c2_a_replay_that_waits_for_its_token_holds_no_permit() {
+    let (gate, refused) = (Gate::closed(), Refused::default());
+    let source = {
+        let gate = gate.clone();
+        Source::with(move |call, request| {
+            let gate = gate.clone();
+            async move {
+                if request.must_be_new() {
+                    gate.pass().await;
+                }
+                Ok(numbered(call, &request, secs(60)))
+            }
+        })
+    };
+    let layer = jwt(source).build().unwrap();
+    let inner = Recorder::refusing(&refused);
+    let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
+    send(&service, try_on("image-1")).await.unwrap();
+    refused.add(inner.last().token());
+    let mut waiting = call(&mut service, try_on("image-1")).await;
+    assert!((&mut waiting).now_or_never().is_none());
+    send(&service, try_on("image-2")).now_or_never().expect("the permit is taken").unwrap();
+    gate.open(1);
+    assert_eq!(waiting.await.unwrap().status(), 200);
+    assert_eq!(inner.count(), 4);
+}
+
+/// One connection: a response keeps it until it is dropped.
+struct Connection {
+    inner: Recorder,
+    free: Arc<Semaphore>,
+    acquiring: Option<BoxFuture<'static, OwnedSemaphorePermit>>,
+    acquired: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    fn new(inner: &Recorder, free: &Arc<Semaphore>) -> Self {
+        Self { inner: inner.clone(), free: Arc::clone(free), acquiring: None, acquired: None }
+    }
+}
+
+impl Clone for Connection {
+    fn clone(&self) -> Self {
+        Self::new(&self.inner, &self.free)
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Connection {
+    type Response = Response<OwnedSemaphorePermit>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.acquired.is_none() {
+            let free = &self.free;
+            let acquiring =
+                self.acquiring.get_or_insert_with(|| Arc::clone(free).acquire_owned().map(Result::unwrap).boxed());
+            self.acquired = Some(ready!(acquiring.poll_unpin(cx)));
+            self.acquiring = None;
+        }
+        Service::<Request<Full<Bytes>>>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let permit = self.acquired.take().expect("polled ready");
+        let response = self.inner.call(request);
+        Box::pin(async move { Ok(response.await?.map(|_| permit)) })
+    }
+}
+
+#[tokio::test]
+async fn c2_a_replay_drops_the_first_response_before_it_needs_the_permit() {
+    let refused = Refused::default();
+    let layer = jwt(Source::new()).build().unwrap();
+    let inner = Recorder::refusing(&refused);
+    let free = Arc::new(Semaphore::new(1));
+    let service = layer.layer(Connection::new(&inner, &free));
+    let first = service.clone().oneshot(try_on("image-1")).await.unwrap();
+    assert_eq!(free.available_permits(), 0, "a response keeps the connection");
+    drop(first);
+    refused.add(inner.last().token());
+    let replayed = service.clone().oneshot(try_on("image-1")).now_or_never().expect("it waits for itself");
+    assert_eq!(replayed.unwrap().status(), 200);
+    assert_eq!(inner.count(), 3);
+
+    refused.add(inner.last().token());
+    let limited = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
+    assert_eq!(send(&limited, try_on("image-1")).now_or_never().expect("it waits for itself").unwrap(), 200);
+}
+
+/// Somebody's code, which the layer calls: it uses the cache.
+#[derive(Clone, Default)]
+struct Nosy(Arc<(OnceLock<Tokens>, AtomicBool, std::sync::atomic::AtomicUsize)>);
+
+impl Nosy {
+    fn look(&self) {
+        let (tokens, busy, looks) = &*self.0;
+        let Some(tokens) = tokens.get().filter(|_| !busy.swap(true, Ordering::SeqCst)) else { return };
+        let _ = tokens.stats();
+        let _ = tokens.get(&params("other")).now_or_never();
+        tokens.invalidate(&params("other"));
+        tokens.clear();
+        looks.fetch_add(1, Ordering::SeqCst);
+        busy.store(false, Ordering::SeqCst);
+    }
+
+    /// How often it looked since this was last asked.
+    fn looks(&self) -> usize {
+        self.0.2.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Clock for Nosy {
+    fn now(&self) -> SystemTime {
+        self.look();
+        ManualClock::default().now()
+    }
+}
+
+impl Wake for Nosy {
+    fn wake(self: Arc<Self>) {
+        self.look();
+    }
+}
+
+/// Looks when it is dropped.
+struct Parting(Nosy);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        self.0.look();
+    }
+}
+
+impl fmt::Debug for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parting")
+    }
+}
+
+impl fmt::Display for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("parting")
+    }
+}
+
+impl std::error::Error for Parting {}
+
+/// Would not end if one of them were called under a lock.
+#[test]
+fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
+    let (source, clock, waker) = (Nosy::default(), Nosy::default(), Arc::new(Nosy::default()));
+    let gate = Gate::closed();
+    let asked = {
+        let (source, gate) = (source.clone(), gate.clone());
+        Source::with(move |_, request| {
+            let (source, gate) = (source.clone(), gate.clone());
+            async move {
+                source.look();
+                let _parting = Parting(source.clone());
+                if request.params() == &params("image-1") {
+                    gate.pass().await;
+                }
+                Err(TokenError::new(Parting(source)).with_retry_after(secs(0)))
+            }
+        })
+    };
+    let layer = jwt(asked).clock(clock.clone()).build().unwrap();
+    let tokens = layer.tokens().unwrap();
+    for nosy in [&source, &clock, &waker] {
+        assert!(nosy.0.0.set(tokens.clone()).is_ok());
+    }
+    let inner = Recorder::new();
+    let service = service(&layer, &inner);
+    let task = Waker::from(Arc::clone(&waker));
+    for _ in 0..3 {
+        let mut request = Box::pin(send(&service, try_on("image-1")));
+        assert!(request.poll_unpin(&mut Context::from_waker(&task)).is_pending());
+        assert!(source.looks() > 0 && clock.looks() > 0);
+        gate.open(1);
+        assert!(waker.looks() > 0, "woken");
+        let Poll::Ready(result) = request.poll_unpin(&mut Context::from_waker(&task)) else { panic!("not ready") };
+        assert_eq!(kind(result), AuthErrorKind::TokenSource);
+        assert!(source.looks() > 1, "dropped: the call and its error");
+        send(&service, try_on("image-2")).now_or_never().expect("it does not wait").unwrap_err();
+    }
+    assert_eq!(inner.count(), 0);
+}

@@ -1,0 +1,224 @@
+//! Rules C1 and C3 to C6 where there is no runtime: those who wait do the work, and the clock tells what is late.
+
+use std::sync::Mutex;
+use std::task::{Context, Waker};
+use std::time::SystemTime;
+
+use futures::executor::LocalPool;
+use futures::task::LocalSpawnExt;
+use tower_aiuta_auth::Clock;
+
+use super::wake_ups::Wakes;
+use super::*;
+
+#[test]
+fn c1_callers_share_one_flight_that_they_drive() {
+    let gate = Gate::closed();
+    let source = Source::behind(&gate);
+    let layer = jwt(source.clone()).build().unwrap();
+    let inner = Recorder::new();
+    let service = service(&layer, &inner);
+    let mut pool = LocalPool::new();
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let service = service.clone();
+            let sending = async move { send(&service, try_on("image-1")).await };
+            pool.spawner().spawn_local_with_handle(sending).unwrap()
+        })
+        .collect();
+    pool.run_until_stalled();
+    gate.open(1);
+    pool.run_until_stalled();
+    for caller in callers {
+        assert_eq!(caller.now_or_never().expect("not woken").unwrap(), 200);
+    }
+    assert_eq!((source.calls(), inner.count()), (1, 20));
+}
+
+/// A clock that is slow to answer: when armed, another caller is served meanwhile.
+#[derive(Clone, Default)]
+struct SlowClock {
+    time: ManualClock,
+    meanwhile: Arc<Mutex<Option<Tokens>>>,
+}
+
+impl Clock for SlowClock {
+    fn now(&self) -> SystemTime {
+        let now = self.time.now();
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(tokens) = meanwhile {
+            self.time.advance(secs(1));
+            poll(&mut getting(&tokens, "image-1")).unwrap().unwrap();
+        }
+        now
+    }
+}
+
+#[test]
+fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
+    let (clock, source) = (SlowClock::default(), Source::new());
+    let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
+    let tokens = layer.tokens().unwrap();
+    for round in 1..=2 {
+        *clock.meanwhile.lock().unwrap() = Some(tokens.clone());
+        poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
+        assert_eq!(source.calls(), round, "for the first time, and when the token has expired");
+        clock.time.advance(secs(100));
+    }
+}
+
+#[test]
+fn c3_the_next_caller_goes_on_with_the_same_call() {
+    let gate = Gate::closed();
+    let source = Source::behind(&gate);
+    let layer = jwt(source.clone()).build().unwrap();
+    let tokens = layer.tokens().unwrap();
+    for _ in 0..20 {
+        assert!(poll(&mut getting(tokens, "image-1")).is_none());
+    }
+    gate.open(1);
+    assert_eq!(number_of(&executor::block_on(getting(tokens, "image-1"))), 1);
+    assert_eq!((source.calls(), tokens.stats().entries), (1, 1));
+}
+
+#[test]
+fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
+    let held = Arc::new(());
+    let source = {
+        let held = Arc::clone(&held);
+        Source::with(move |_, _| {
+            let held = Arc::clone(&held);
+            async move {
+                let _held = held;
+                std::future::pending().await
+            }
+        })
+    };
+    let layer = jwt(source).build().unwrap();
+    let mut waiting = getting(layer.tokens().unwrap(), "image-1");
+    for image in ["image-1", "image-2"] {
+        assert!(poll(&mut getting(layer.tokens().unwrap(), image)).is_none());
+    }
+    assert!(poll(&mut waiting).is_none());
+    drop(layer);
+    assert!(Arc::strong_count(&held) > 1, "somebody is waiting");
+    drop(waiting);
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[test]
+fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
+    let gate = Gate::closed();
+    let source = Source::behind(&gate);
+    let layer = jwt(source.clone()).max_flights(3).build().unwrap();
+    let tokens = layer.tokens().unwrap();
+    let mut awaited = getting(tokens, "awaited");
+    assert!(poll(&mut awaited).is_none());
+    for image in 0..50 {
+        assert!(poll(&mut getting(tokens, &format!("image-{image}"))).is_none());
+    }
+    let mut others = [getting(tokens, "image-50"), getting(tokens, "image-51")];
+    assert!(others.iter_mut().all(|other| poll(other).is_none()));
+    assert_eq!(poll(&mut getting(tokens, "image-52")).unwrap().unwrap_err().kind(), AuthErrorKind::Overloaded);
+    gate.open(100);
+    assert_eq!(number_of(&executor::block_on(awaited)), 1, "not dropped");
+    for other in others {
+        executor::block_on(other).unwrap();
+    }
+    assert_eq!(source.calls(), 53);
+}
+
+#[test]
+fn c5_late_flights_make_room() {
+    let clock = ManualClock::default();
+    let layer = jwt(Source::behind(&Gate::closed())).clock(clock.clone()).max_flights(1).build().unwrap();
+    let tokens = layer.tokens().unwrap();
+    let mut late = getting(tokens, "image-1");
+    assert!(poll(&mut late).is_none());
+    let refused = poll(&mut getting(tokens, "image-2")).unwrap();
+    assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Overloaded);
+    clock.advance(secs(10));
+    assert!(poll(&mut getting(tokens, "image-2")).is_none(), "there is room");
+    assert_eq!(poll(&mut late).unwrap().unwrap_err().kind(), AuthErrorKind::FetchTimeout);
+}
+
+#[test]
+fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
+    let clock = ManualClock::default();
+    let source = Source::behind(&Gate::closed());
+    let layer = jwt_at(&clock, source.clone());
+    let inner = Recorder::new();
+    let (tokens, service) = (layer.tokens().unwrap(), service(&layer, &inner));
+    let mut polled = send(&service, try_on("image-1")).boxed();
+    let (mut woken, wakes) = (getting(tokens, "image-1"), Arc::new(Wakes::default()));
+    let waker = Waker::from(Arc::clone(&wakes));
+    assert!(poll(&mut polled).is_none());
+    assert!(woken.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+    clock.advance(secs(9));
+    assert!(poll(&mut polled).is_none());
+    clock.advance(secs(1));
+    let error = auth_error(poll(&mut polled).expect("its time is up"));
+    assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
+    assert_eq!(wakes.count(), 1, "all who await the flight are told");
+
+    let mut second = getting(tokens, "image-1");
+    assert!(poll(&mut second).is_none());
+    clock.advance(secs(10));
+    let mut third = getting(tokens, "image-1");
+    assert!(poll(&mut third).is_none());
+    assert_eq!((source.calls(), tokens.stats().failures), (3, 2), "the third came, and ended the second's flight");
+    assert_eq!(poll(&mut second).unwrap().unwrap_err().kind(), AuthErrorKind::FetchTimeout);
+    assert_eq!(inner.count(), 0);
+}
+
+/// Nothing drives a refresh but the requests that pass by; one whose body came late does so, too.
+#[test]
+fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
+    use bytes::Bytes;
+    use http_body_util::{channel::Channel, combinators::UnsyncBoxBody};
+    use tower::ServiceExt;
+
+    let (clock, refresh, response) = (ManualClock::default(), Gate::closed(), Gate::closed());
+    let source = {
+        let refresh = refresh.clone();
+        Source::with(move |call, request| {
+            let refresh = refresh.clone();
+            async move {
+                if call > 1 {
+                    refresh.pass().await;
+                }
+                Ok(numbered(call, &request, secs(60)))
+            }
+        })
+    };
+    let layer = jwt_at(&clock, source);
+    let inner = {
+        let response = response.clone();
+        Recorder::with(move |_| {
+            let response = response.clone();
+            async move {
+                response.pass().await;
+                Ok(http::Response::new(http_body_util::Full::default()))
+            }
+        })
+    };
+    let tokens = layer.tokens().unwrap();
+    poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
+    clock.advance(secs(50));
+
+    let (mut sender, body) = Channel::<Bytes, std::convert::Infallible>::new(1);
+    let request = http::Request::post(SKU_IMAGES).body(UnsyncBoxBody::new(body)).unwrap();
+    let mut pool = LocalPool::new();
+    let sending = pool.spawner().spawn_local_with_handle(service(&layer, &inner).oneshot(request)).unwrap();
+    pool.run_until_stalled();
+    sender.try_send(http_body::Frame::data(Bytes::from(serde_json::to_vec(&params("image-1")).unwrap()))).unwrap();
+    drop(sender);
+    pool.run_until_stalled();
+    assert_eq!(number(inner.only().token()), 1);
+    refresh.open(1);
+    pool.run_until_stalled();
+    assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).unwrap()), 2, "the refresh is done");
+    response.open(1);
+    pool.run_until_stalled();
+    assert!(sending.now_or_never().is_some());
+}
