@@ -23,13 +23,13 @@ use std::time::SystemTime;
 
 use self::board::{Boarded, Saw};
 use self::entry::{Entry, Standing};
+use self::flight::Outcome;
 use self::inner::Inner;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 
 pub(crate) use self::entry::Freshness;
-pub(crate) use self::flight::Outcome;
 pub(crate) use self::inner::TokensConfig;
 pub use self::stats::TokenStats;
 pub(crate) use self::waiter::Waiter;

@@ -2,19 +2,20 @@
 //!
 //! | what | level | fields |
 //! |---|---|---|
-//! | span `token_flight` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`token`, an error's kind, `cut off`), `waiters` |
-//! | event `token refresh failed` | WARN | `error` (its kind) |
+//! | span `token_flight` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`Token`, `Failed` with the error's kind, `Dead`: cut off), `waiters` |
+//! | event `token refresh failed` | WARN | `error` (its kind; none if what came is no better than what is there) |
 //! | event `request replayed with a new token` | DEBUG | |
 //! | event `credential withheld from an untrusted origin` | DEBUG | `host` |
 //!
 //! No field is ever a secret, a token or a param's value.
 
+use std::fmt::Debug;
+
 use crate::error::AuthErrorKind;
-use crate::tokens::Outcome;
 
 #[cfg(feature = "tracing")]
 mod with_tracing {
-    use super::{AuthErrorKind, Outcome, outcome_name};
+    use super::{AuthErrorKind, Debug};
 
     const TARGET: &str = "tower_aiuta_auth";
 
@@ -36,15 +37,14 @@ mod with_tracing {
             self.0.in_scope(f)
         }
 
-        pub(crate) fn finished(&self, outcome: &Outcome, waiters: usize) {
-            self.0.record("outcome", outcome_name(outcome));
+        pub(crate) fn finished(&self, outcome: &impl Debug, waiters: usize) {
+            self.0.record("outcome", tracing::field::debug(outcome));
             self.0.record("waiters", waiters);
         }
     }
 
     pub(crate) fn refresh_failed(error: Option<AuthErrorKind>) {
-        let error = error.map_or("ExpiredOnArrival", super::kind_name);
-        tracing::warn!(target: TARGET, error, "token refresh failed");
+        tracing::warn!(target: TARGET, ?error, "token refresh failed");
     }
 
     pub(crate) fn replayed() {
@@ -58,7 +58,7 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without_tracing {
-    use super::{AuthErrorKind, Outcome};
+    use super::{AuthErrorKind, Debug};
 
     pub(crate) struct FlightSpan;
 
@@ -73,7 +73,7 @@ mod without_tracing {
         }
 
         #[allow(clippy::unused_self, reason = "the same face as with tracing")]
-        pub(crate) fn finished(&self, _outcome: &Outcome, _waiters: usize) {}
+        pub(crate) fn finished(&self, _outcome: &impl Debug, _waiters: usize) {}
     }
 
     pub(crate) fn refresh_failed(_error: Option<AuthErrorKind>) {}
@@ -87,25 +87,3 @@ mod without_tracing {
 pub(crate) use with_tracing::{FlightSpan, flight, refresh_failed, replayed, withheld};
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without_tracing::{FlightSpan, flight, refresh_failed, replayed, withheld};
-
-#[cfg(feature = "tracing")]
-fn outcome_name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Token(_) => "token",
-        Outcome::Failed(error) => kind_name(error.kind()),
-        Outcome::Dead => "cut off",
-    }
-}
-
-#[cfg(feature = "tracing")]
-fn kind_name(kind: AuthErrorKind) -> &'static str {
-    match kind {
-        AuthErrorKind::TokenSource => "TokenSource",
-        AuthErrorKind::InvalidToken => "InvalidToken",
-        AuthErrorKind::FetchTimeout => "FetchTimeout",
-        AuthErrorKind::Overloaded => "Overloaded",
-        AuthErrorKind::MissingParams => "MissingParams",
-        AuthErrorKind::InvalidBody => "InvalidBody",
-        AuthErrorKind::BodyTooLarge => "BodyTooLarge",
-    }
-}

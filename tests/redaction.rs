@@ -1,17 +1,19 @@
 //! Rule A4: no secret, token, id or param's value shows in any `Debug`, `Display`, error, event, span or panic message of ours.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
 mod support;
+#[path = "support/told.rs"]
+mod told;
 
 use std::error::Error;
-use std::fmt::{Debug, Write};
+use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use http::Request;
 use http_body_util::Full;
 use support::*;
+use told::Told;
 use tower::{Service, ServiceExt};
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
 use tower_aiuta_auth::{
@@ -245,44 +247,6 @@ async fn a4_headers_are_sensitive_the_replays_too() {
     }
 }
 
-/// Everything that subscribers are told, as text.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<String>>);
-
-impl Told {
-    fn fields(&self, record: impl FnOnce(&mut dyn tracing::field::Visit)) {
-        record(&mut |field: &tracing::field::Field, value: &dyn Debug| {
-            writeln!(self.0.lock().unwrap(), "  {field}={value:?}").unwrap();
-        });
-    }
-}
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
-    fn on_new_span(
-        &self,
-        attributes: &tracing::span::Attributes<'_>,
-        _: &tracing::span::Id,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
-        writeln!(self.0.lock().unwrap(), "span {}", attributes.metadata().name()).unwrap();
-        self.fields(|visit| attributes.record(visit));
-    }
-
-    fn on_record(
-        &self,
-        _: &tracing::span::Id,
-        values: &tracing::span::Record<'_>,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
-        self.fields(|visit| values.record(visit));
-    }
-
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        writeln!(self.0.lock().unwrap(), "event in {}", event.metadata().target()).unwrap();
-        self.fields(|visit| event.record(visit));
-    }
-}
-
 #[tokio::test]
 async fn a4_events_and_spans_show_no_value() {
     let told = Told::default();
@@ -316,7 +280,7 @@ async fn a4_events_and_spans_show_no_value() {
     send(&elsewhere, untrusted).await.unwrap();
     send(&service, post(TRY_ON, MARKER)).await.unwrap_err(); // a body that is not JSON
 
-    let told = told.0.lock().unwrap().clone();
+    let told = told.take();
     for expected in ["token_flight", "refresh failed", "replayed", "withheld", "storage.example", "outcome"] {
         assert!(told.contains(expected), "{expected} is missing in {told}");
     }

@@ -14,6 +14,7 @@
 
 mod seat;
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -58,6 +59,17 @@ pub(crate) enum Outcome {
     Failed(AuthError),
     /// Cut off: its runtime was shut down, or nobody needs it any more. Whoever still does starts another.
     Dead,
+}
+
+/// For the flight's span: no token.
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token"),
+            Self::Failed(error) => write!(f, "Failed({:?})", error.kind()),
+            Self::Dead => f.write_str("Dead"),
+        }
+    }
 }
 
 /// What a driver's turn with the call brought.

@@ -1,0 +1,82 @@
+//! What the layer tells subscribers: one span for each flight, and events for what an operator wants to know of.
+mod support;
+#[path = "support/told.rs"]
+mod told;
+
+use support::*;
+use told::Told;
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{AuthErrorKind, TokenError};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// One test: the subscriber is the whole program's.
+#[tokio::test]
+async fn tracing_tells_of_flights_replays_failed_refreshes_and_withheld_credentials() {
+    let told = Told::default();
+    tracing_subscriber::registry().with(told.clone()).init();
+    let gate = Gate::closed();
+    // The third call, for a refresh, fails.
+    let source = Source::with({
+        let gate = gate.clone();
+        move |number, request| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                match number {
+                    3 => Err(TokenError::transient("down")),
+                    5 => Err(TokenError::new("broken")),
+                    _ => Ok(numbered(number, &request, secs(60))),
+                }
+            }
+        }
+    });
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source);
+    let refused = Refused::default();
+    let inner = Recorder::answering({
+        let refused = refused.clone();
+        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+            true => http::StatusCode::UNAUTHORIZED,
+            false => http::StatusCode::OK,
+        }
+    });
+    let service = service(&layer, &inner);
+
+    // A miss that three wait for.
+    let callers: Vec<_> =
+        (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1")))).collect();
+    settle().await;
+    gate.open(100);
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(told.take(), "span token_flight\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
+
+    // A hit says nothing.
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(told.take(), "");
+
+    refused.add(inner.last().token());
+    send(&service, try_on("image-1")).await.unwrap();
+    let replay = "span token_flight\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
+        event in tower_aiuta_auth\n  message=request replayed with a new token\n";
+    assert_eq!(told.take(), replay);
+
+    clock.advance(secs(45));
+    send(&service, try_on("image-1")).await.unwrap();
+    settle().await;
+    let refresh = "span token_flight\n  reason=\"refresh\"\n  outcome=Failed(TokenSource)\n  waiters=0\n\
+        event in tower_aiuta_auth\n  message=token refresh failed\n  error=Some(TokenSource)\n";
+    assert_eq!(told.take(), refresh);
+
+    send(&service, get("https://storage.example/photo.png?token=secret")).await.unwrap();
+    let withheld = "event in tower_aiuta_auth\n  message=credential withheld from an untrusted origin\n  \
+        host=\"storage.example\"\n";
+    assert_eq!(told.take(), withheld);
+
+    send(&service, try_on("image-2")).await.unwrap();
+    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
+    let last = told.take();
+    assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
+}
