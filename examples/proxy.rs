@@ -1,0 +1,178 @@
+//! A server between browsers and Aiuta: it forwards their try-ons through the layer, so that no secret reaches a browser.
+//!
+//! `cargo run --example proxy` starts Aiuta's stand-in and the proxy on loopback, then plays two browsers. What to look at:
+//!
+//! - photos stream through to Aiuta; the proxy remembers whose they are;
+//! - a try-on is started only with a photo of one's own: the layer signs what it is given, so this is the place to check;
+//! - the user is the partition, so that two users never share a token;
+//! - what comes back is Aiuta's answer, without the headers of the request.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt, timeout::TimeoutLayer};
+use tower_aiuta_auth::testing::FakeAiuta;
+use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, JwtSigner};
+
+#[derive(Clone)]
+struct Proxy {
+    aiuta: BoxCloneSyncService<Request<Body>, axum::http::Response<hyper::body::Incoming>, BoxError>,
+    /// `https://api.aiuta.com/digital-try-on/v1`, say.
+    base: Arc<str>,
+    /// Which photo belongs to whom. A database, in earnest.
+    owners: Arc<Mutex<HashMap<String, String>>>,
+}
+
+#[derive(serde::Deserialize)]
+struct TryOn {
+    photo: String,
+    sku: String,
+}
+
+/// Who asks: in earnest a session, checked.
+fn user(headers: &HeaderMap) -> Result<String, StatusCode> {
+    let user = headers.get("x-session").and_then(|session| session.to_str().ok());
+    user.map(str::to_owned).ok_or(StatusCode::UNAUTHORIZED)
+}
+
+impl Proxy {
+    fn router(self) -> Router {
+        Router::new()
+            .route("/photos", post(upload))
+            .route("/try-ons", post(start))
+            .route("/try-ons/{id}", get(look))
+            .with_state(self)
+    }
+
+    /// Sends a request to Aiuta; answers status and body, or why there is none.
+    async fn send(&self, request: Request<Body>) -> Result<(StatusCode, Bytes), StatusCode> {
+        let response = self.aiuta.clone().oneshot(request).await.map_err(|error| {
+            // For our log; a browser need not know more than that it did not work.
+            eprintln!("proxy: {error}");
+            StatusCode::BAD_GATEWAY
+        })?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|_| StatusCode::BAD_GATEWAY)?.to_bytes();
+        Ok((status, body))
+    }
+}
+
+fn json((status, body): (StatusCode, Bytes)) -> Response {
+    (status, [("content-type", "application/json")], body).into_response()
+}
+
+/// `POST /photos`: streams through, and is remembered as the user's.
+async fn upload(State(proxy): State<Proxy>, headers: HeaderMap, body: Body) -> Result<Response, StatusCode> {
+    let user = user(&headers)?;
+    let mut request = Request::post(format!("{}/uploaded_images", proxy.base));
+    for name in ["content-type", "content-length"] {
+        if let Some(value) = headers.get(name) {
+            request = request.header(name, value);
+        }
+    }
+    let (status, body) = proxy.send(request.body(body).map_err(|_| StatusCode::BAD_REQUEST)?).await?;
+    if let Ok(serde_json::Value::Object(image)) = serde_json::from_slice(&body)
+        && let Some(id) = image.get("id").and_then(|id| id.as_str())
+    {
+        proxy.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), user);
+    }
+    Ok(json((status, body)))
+}
+
+/// `POST /try-ons`: starts one, for the owner of the photo only.
+async fn start(
+    State(proxy): State<Proxy>,
+    headers: HeaderMap,
+    Json(wanted): Json<TryOn>,
+) -> Result<Response, StatusCode> {
+    let user = user(&headers)?;
+    let owner = proxy.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&wanted.photo).cloned();
+    if owner.as_ref() != Some(&user) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let params = AuthParams::new().with("uploaded_image_id", wanted.photo).with("sku_id", wanted.sku);
+    // The body is what is signed: there is no second place where they could differ.
+    let body = serde_json::to_vec(&params).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let mut request = Request::post(format!("{}/sku_images_operations", proxy.base))
+        .header("content-type", "application/json")
+        .body(Body::from(body))
+        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    request.extensions_mut().insert(params.with_partition(user));
+    proxy.send(request).await.map(json)
+}
+
+/// `GET /try-ons/{id}`: how it is going.
+async fn look(State(proxy): State<Proxy>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, StatusCode> {
+    user(&headers)?;
+    let request = Request::get(format!("{}/sku_images_operations/{id}", proxy.base)).body(Body::empty());
+    proxy.send(request.map_err(|_| StatusCode::BAD_REQUEST)?).await.map(json)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let aiuta = FakeAiuta::new();
+    let api = aiuta.serve().await?;
+    let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?;
+    let layer = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([api.origin()]).build()?;
+    let stack = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(Duration::from_secs(30)))
+        .layer(layer)
+        .service(Client::builder(TokioExecutor::new()).build_http::<Body>());
+    let proxy = Proxy {
+        aiuta: BoxCloneSyncService::new(stack),
+        base: format!("{}/digital-try-on/v1", api.origin()).into(),
+        owners: Arc::default(),
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let server = tokio::spawn(async move { axum::serve(listener, proxy.router()).await });
+
+    println!("the proxy listens at {address}");
+    two_browsers(&address).await?;
+    let kinds: Vec<_> = aiuta.requests().iter().map(|request| request.credential().to_string()).collect();
+    println!("what Aiuta got     {}", kinds.join(", "));
+    server.abort();
+    if aiuta.operations_started() == 1 { Ok(()) } else { Err("one try-on should have been started".into()) }
+}
+
+/// Alice uploads a photo and tries on a dress; Bob wants to use her photo.
+async fn two_browsers(address: &str) -> Result<(), Box<dyn Error>> {
+    let browser = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let send = async |user: &str, method: &str, path: &str, content_type: &str, body: Vec<u8>| {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{address}{path}"))
+            .header("x-session", user)
+            .header("content-type", content_type)
+            .body(Full::from(body))?;
+        let response = browser.request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        println!("{user:<6} {method:<4} {path:<12.9} {status}");
+        Ok::<_, Box<dyn Error>>(serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+    };
+    let mut photo = b"--b\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"me.png\"\r\n\r\n".to_vec();
+    photo.extend_from_slice(include_bytes!("try_on/photo.png"));
+    photo.extend_from_slice(b"\r\n--b--\r\n");
+    let image = send("alice", "POST", "/photos", "multipart/form-data; boundary=b", photo).await?;
+
+    let wanted = serde_json::to_vec(&serde_json::json!({"photo": image["id"], "sku": "dress-1"}))?;
+    send("bob", "POST", "/try-ons", "application/json", wanted.clone()).await?;
+    let operation = send("alice", "POST", "/try-ons", "application/json", wanted).await?;
+    let id = operation["operation_id"].as_str().ok_or("no operation was started")?;
+    let seen = send("alice", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
+    println!("alice's try-on is  {}", seen["status"].as_str().unwrap_or("unknown"));
+    Ok(())
+}
