@@ -59,6 +59,7 @@ mod with_tokio {
     }
 
     /// Runtimes that were found to have no timers, or none any more. There are seldom any; past this number the oldest is asked again.
+    /// Ids may be used again once a runtime is gone; at worst its namesake goes by the clock.
     static TIMERLESS: Mutex<VecDeque<Id>> = Mutex::new(VecDeque::new());
     const MAX_TIMERLESS: usize = 64;
 
