@@ -3,11 +3,15 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+#[cfg(any(feature = "issuer", feature = "remote"))]
+use bytes::BufMut;
 use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
 use http_body::Body;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
 use http_body_util::{BodyExt, Either, Full};
+#[cfg(any(feature = "issuer", feature = "remote"))]
+use zeroize::Zeroizing;
 
 use crate::error::{AuthError, BoxError};
 
@@ -108,6 +112,35 @@ pub(crate) fn copy_head<B, C>(request: &Request<B>, body: C) -> Request<C> {
     copy.headers_mut().clone_from(request.headers());
     copy.extensions_mut().clone_from(request.extensions());
     copy
+}
+
+/// Reads a body of at most `limit` bytes to its end. It may hold a token, so what was read is wiped when it is dropped.
+#[cfg(any(feature = "issuer", feature = "remote"))]
+pub(crate) async fn read_limited<B: Body>(body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError<B::Error>> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ReadError::TooLarge);
+    }
+    let mut body = std::pin::pin!(body);
+    // All of it at once: a vector that grows leaves copies behind.
+    let expected = body.size_hint().upper().and_then(|upper| usize::try_from(upper).ok());
+    let mut read = Zeroizing::new(Vec::with_capacity(expected.map_or(limit, |expected| expected.min(limit))));
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing that is needed.
+        if let Ok(data) = frame.map_err(ReadError::Failed)?.into_data() {
+            if data.remaining() > limit - read.len() {
+                return Err(ReadError::TooLarge);
+            }
+            read.put(data);
+        }
+    }
+    Ok(read)
+}
+
+/// Why [`read_limited`] gave up.
+#[cfg(any(feature = "issuer", feature = "remote"))]
+pub(crate) enum ReadError<E> {
+    TooLarge,
+    Failed(E),
 }
 
 /// Reads a body to its end.

@@ -14,16 +14,13 @@ use crate::credential::secret_value;
 use crate::error::ConfigError;
 use crate::layer::AiutaAuthLayer;
 use crate::origin::Origins;
-use crate::params::REGISTERED_CLAIMS;
+use crate::params::{DEFAULT_SIGNED_FIELDS, check_fields};
 use crate::secured::JwtScheme;
 use crate::settings::{Scheme, Settings};
 use crate::source::{BoxTokenSource, TokenSource};
 use crate::tokens::{Freshness, Tokens, TokensConfig};
 
 const DEFAULT_ORIGIN: &str = "https://api.aiuta.com";
-
-/// The fields of a try-on's body that decide what is generated.
-const DEFAULT_SIGNED_FIELDS: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
 
 /// The longest that a fetch may be given, so that no sum of times overflows.
 const MAX_FETCH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -238,7 +235,7 @@ impl AiutaAuthBuilder {
     /// [`ConfigError`] for the first that can't work; it names the setting.
     pub fn build(self) -> Result<AiutaAuthLayer, ConfigError> {
         self.check_numbers()?;
-        check_signed_fields(&self.signed_fields)?;
+        check_fields("signed_fields", &self.signed_fields)?;
         let origins = Origins::new(&self.origins, self.origin_form, self.plaintext_origins)
             .map_err(|error| error.called(self.origins_name))?;
         let access = AccessTable::new(&self.base_path, self.access_rule)?;
@@ -289,25 +286,6 @@ impl AiutaAuthBuilder {
             return Err(ConfigError::new("fetch_timeout", "it must be over zero and at most a day"));
         }
         Ok(())
-    }
-}
-
-fn check_signed_fields(fields: &[String]) -> Result<(), ConfigError> {
-    let setting = "signed_fields";
-    if fields.is_empty() {
-        return Err(ConfigError::new(
-            setting,
-            "at least one is needed: a token for no params would be good for everything",
-        ));
-    }
-    if fields.iter().any(String::is_empty) {
-        return Err(ConfigError::new(setting, "a field's name must not be empty"));
-    }
-    match fields.iter().find(|field| REGISTERED_CLAIMS.contains(&field.as_str())) {
-        Some(field) => {
-            Err(ConfigError::new(setting, format!("`{field}` is a claim of the JWT itself and can't be signed")))
-        }
-        None => Ok(()),
     }
 }
 

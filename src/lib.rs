@@ -58,6 +58,7 @@
 //! | [source](TokenSource) | makes a token for params; the official SDKs' `getJwt` |
 //! | flight | one running call of the source, awaited by every request that needs its result |
 //! | signer | makes JWTs in-process: [`JwtSigner`] |
+//! | issuer | the server-side component that hands them out over HTTP: [`JwtIssuer`], asked by [`RemoteIssuer`] |
 //!
 //! # Features
 //!
@@ -68,6 +69,8 @@
 //! | `tokio` | yes | fetches that outlive their callers, and timers; brings `tokio` (`rt`, `time`) |
 //! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes and withheld credentials; brings `tracing` |
 //! | `retry` | | [`AiutaRetry`], a policy for tower's `Retry`; brings `tower` (`retry`) and `httpdate` |
+//! | `remote` | | [`RemoteIssuer`], tokens from your backend; brings `httpdate` |
+//! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
 //!
@@ -90,10 +93,13 @@ mod credential;
 mod env;
 mod error;
 mod future;
+#[cfg(feature = "issuer")]
+mod issuer;
 mod jwt;
 mod layer;
 mod origin;
 mod params;
+mod percent;
 #[cfg(feature = "retry")]
 mod retry;
 #[cfg(feature = "retry")]
@@ -113,6 +119,8 @@ pub use builder::AiutaAuthBuilder;
 pub use clock::{Clock, SystemClock};
 pub use error::{AuthError, AuthErrorKind, BoxError, ConfigError};
 pub use future::ResponseFuture;
+#[cfg(feature = "issuer")]
+pub use issuer::{JwtIssuer, Refusal};
 pub use jwt::{InvalidJwt, Jwt};
 pub use layer::AiutaAuthLayer;
 pub use params::{AuthParams, ParamValue};
@@ -121,6 +129,8 @@ pub use retry::AiutaRetry;
 pub use service::AiutaAuth;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use source::JwtSigner;
+#[cfg(feature = "remote")]
+pub use source::RemoteIssuer;
 pub use source::{BoxTokenSource, SourceFn, TokenError, TokenRequest, TokenSource, source_fn};
 pub use tokens::{TokenStats, Tokens};
 

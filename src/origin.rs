@@ -77,19 +77,16 @@ struct Origin {
 impl Origin {
     fn parse(origin: &str, plaintext: bool) -> Result<Self, ConfigError> {
         // The value is not shown: an URL may have a password or a token in it.
-        let error = |problem| Err(ConfigError::new("origins", problem));
+        let error = |problem: &str| Err(ConfigError::new("origins", problem.to_owned()));
         let Ok(uri) = origin.parse::<Uri>() else {
             return error("an origin is not a URL; it takes the form https://host or https://host:port");
         };
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-            return error("an origin is not a whole URL; it takes the form https://host or https://host:port");
+        let (scheme, authority, port) = match endpoint(&uri) {
+            Ok(endpoint) => endpoint,
+            Err(problem) => {
+                return error(&format!("an origin {problem}; it takes the form https://host or https://host:port"));
+            }
         };
-        let Some(default_port) = default_port(scheme) else {
-            return error("an origin has a scheme that is neither https nor http");
-        };
-        if has_user_info(authority) {
-            return error("an origin has user info; it takes the form https://host or https://host:port");
-        }
         if uri.path() != "/" || uri.query().is_some() || origin.contains('#') {
             return error(
                 "an origin has a path; it takes the form https://host or https://host:port (see `base_path` for prefixes)",
@@ -101,9 +98,6 @@ impl Origin {
         if authority.host().contains('*') {
             return error("an origin has a wildcard; every host has to be named");
         }
-        let Some(port) = port(authority, default_port) else {
-            return error("an origin has a port that is no number up to 65535");
-        };
         if *scheme == Scheme::HTTP && !plaintext && !is_loopback(authority.host()) {
             return error(
                 "an origin is http to another machine, where everyone on the way could read the credentials; use https \
@@ -118,6 +112,19 @@ impl Origin {
         self.host.eq_ignore_ascii_case(authority.host())
             && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port)
     }
+}
+
+/// Scheme, host and effective port of a URL that a secret may travel to, whatever its path; or what is wrong with it.
+pub(crate) fn endpoint(uri: &Uri) -> Result<(&Scheme, &Authority, u16), &'static str> {
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err("is not a whole URL");
+    };
+    let default_port = default_port(scheme).ok_or("has a scheme that is neither https nor http")?;
+    if has_user_info(authority) {
+        return Err("has user info");
+    }
+    let port = port(authority, default_port).ok_or("has a port that is no number up to 65535")?;
+    Ok((scheme, authority, port))
 }
 
 fn default_port(scheme: &Scheme) -> Option<u16> {
@@ -140,7 +147,7 @@ fn port(authority: &Authority, default: u16) -> Option<u16> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match address.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),

@@ -13,13 +13,17 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 pub use self::value::ParamValue;
-use crate::error::AuthError;
+use crate::error::{AuthError, ConfigError};
 
 /// The most that params may take, in bytes: they end up in a token, and a token in a header.
 const MAX_SIZE: usize = 4 * 1024;
 
 /// The claims with a meaning of their own (RFC 7519 §4.1): no param that is signed may be named like one (rule G3).
 pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+
+/// The fields of a try-on's body that decide what is generated: what is signed unless other fields are named.
+pub(crate) const DEFAULT_SIGNED_FIELDS: [&str; 5] =
+    ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
 
 /// Keys the hash of all params of this process, so that nobody can choose ids that collide.
 static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -181,5 +185,24 @@ impl fmt::Debug for AuthParams {
             .field("names", &names)
             .field("partitioned", &self.partition().is_some())
             .finish_non_exhaustive()
+    }
+}
+
+/// Refuses fields that can't be signed, under the name of the `setting` that has them.
+pub(crate) fn check_fields(setting: &'static str, fields: &[String]) -> Result<(), ConfigError> {
+    if fields.is_empty() {
+        return Err(ConfigError::new(
+            setting,
+            "at least one is needed: a token for no params would be good for everything",
+        ));
+    }
+    if fields.iter().any(String::is_empty) {
+        return Err(ConfigError::new(setting, "a field's name must not be empty"));
+    }
+    match fields.iter().find(|field| REGISTERED_CLAIMS.contains(&field.as_str())) {
+        Some(field) => {
+            Err(ConfigError::new(setting, format!("`{field}` is a claim of the JWT itself and can't be signed")))
+        }
+        None => Ok(()),
     }
 }

@@ -4,6 +4,8 @@
 //! is built.
 
 mod function;
+#[cfg(feature = "remote")]
+mod remote;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 mod signer;
 
@@ -14,6 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::function::{SourceFn, source_fn};
+#[cfg(feature = "remote")]
+pub use self::remote::RemoteIssuer;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use self::signer::JwtSigner;
 use crate::error::BoxError;
@@ -22,8 +26,8 @@ use crate::params::AuthParams;
 
 /// Makes a token for params.
 ///
-/// Implemented by [`JwtSigner`](crate::JwtSigner) (in-process) and, for an async closure, by [`source_fn`]; implement it for anything
-/// else that can produce a token. `Arc<T>` of a source is a source, and [`BoxTokenSource`] is one chosen at run time.
+/// Implemented by [`JwtSigner`](crate::JwtSigner) (in-process), by [`RemoteIssuer`](crate::RemoteIssuer) (your backend) and, for an
+/// async closure, by [`source_fn`]; implement it for anything else that can produce a token. `Arc<T>` of a source is a source, and [`BoxTokenSource`] is one chosen at run time.
 ///
 /// # What the layer does for a source
 ///

@@ -58,6 +58,10 @@ fn f4_handles_and_errors() {
     assert_impl_all!(Jwt: Clone, Send, Sync, Unpin);
     assert_impl_all!(JwtSigner: Clone, Send, Sync, Unpin);
     assert_impl_all!(BoxTokenSource: Clone, Send, Sync, Unpin);
+    assert_impl_all!(RemoteIssuer<()>: Clone, Send, Sync, Unpin);
+    assert_not_impl_any!(RemoteIssuer<Rc<()>>: Send, Sync);
+    assert_impl_all!(JwtIssuer: Clone, Send, Sync, Unpin);
+    assert_impl_all!(Refusal: Clone, Send, Sync, Unpin);
     assert_impl_all!(TokenRequest: Clone, Send, Sync, Unpin);
     assert_impl_all!(AuthError: std::error::Error, Send, Sync, Unpin);
     assert_impl_all!(TokenError: std::error::Error, Send, Sync, Unpin);

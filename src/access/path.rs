@@ -1,5 +1,7 @@
 //! Paths, as those who read them after this layer may (rule A3): percent-decoded, without empty and dot segments.
 
+use crate::percent::triplet;
+
 /// Whether `holds` in whichever way the path is read. Those who may read it after this layer (clients, gateways, Aiuta) do not agree on
 /// what `/x%2Fy/..` and `/x//..` lead to.
 pub(super) fn in_every_reading(path: &str, holds: impl Fn(&str) -> bool) -> bool {
@@ -60,18 +62,12 @@ impl Reading {
 
 /// RFC 3986 §2.1, once. A `%` that begins no triplet stays as it is.
 fn percent_decode(text: &str) -> String {
-    let hex = |digit: u8| char::from(digit).to_digit(16);
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, tail @ ..] = rest {
-        let triplet = match rest {
-            [b'%', high, low, ..] => {
-                hex(*high).zip(hex(*low)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
-            }
-            _ => None,
-        };
-        decoded.push(triplet.unwrap_or(*byte));
-        rest = if triplet.is_some() { &rest[3..] } else { tail };
+        let encoded = triplet(rest);
+        decoded.push(encoded.unwrap_or(*byte));
+        rest = if encoded.is_some() { &rest[3..] } else { tail };
     }
     String::from_utf8_lossy(&decoded).into_owned()
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::{AuthParams, ParamValue};
 use crate::error::AuthError;
 
-/// The `fields` that `body` has at its top level, nulls left out.
+/// The `fields` that `body` has at its top level, nulls left out. Other fields may be anything.
 ///
 /// # Errors
 ///
@@ -22,29 +22,62 @@ pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthErr
     if body.is_empty() {
         return Err(AuthError::missing_params());
     }
-    // serde_json does not check the encoding of strings it skips.
-    let text = std::str::from_utf8(body).map_err(|_| AuthError::invalid_body(NOT_JSON))?;
-    let mut problem = None;
-    let mut json = serde_json::Deserializer::from_str(text);
-    let params = TopLevel { fields, problem: &mut problem }
-        .deserialize(&mut json)
-        .and_then(|params| json.end().map(|()| params))
-        .map_err(|_| AuthError::invalid_body(problem.unwrap_or(NOT_JSON)))?;
+    let params = top_level(body, fields, false).map_err(|problem| {
+        AuthError::invalid_body(match problem {
+            Problem::Twice => "a signed field occurs twice in the body",
+            Problem::NotPlain => "a signed field is no string, boolean, 64-bit integer or list of strings",
+            Problem::NotJson | Problem::Unknown => {
+                "the body of a request that starts a try-on is not a JSON object; \
+                 put `AuthParams` into the request's extensions if it has another form"
+            }
+        })
+    })?;
     if params.is_empty() {
         return Err(AuthError::missing_params());
     }
     Ok(params)
 }
 
-const NOT_JSON: &str = "the body of a request that starts a try-on is not a JSON object; \
-     put `AuthParams` into the request's extensions if it has another form";
-const TWICE: &str = "a signed field occurs twice in the body";
-const NOT_PLAIN: &str = "a signed field is no string, boolean, 64-bit integer or list of strings";
+/// As [`read`], but `body` may have no other fields than `fields`; and it may have none of them.
+#[cfg(feature = "issuer")]
+pub(crate) fn read_all(body: &[u8], fields: &[String]) -> Result<AuthParams, Problem> {
+    top_level(body, fields, true)
+}
+
+/// Why params can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    NotJson,
+    Twice,
+    NotPlain,
+    /// A field is not one of those that are asked for, and no other may be there.
+    Unknown,
+}
+
+fn top_level(body: &[u8], fields: &[String], strict: bool) -> Result<AuthParams, Problem> {
+    // serde_json does not check the encoding of strings it skips.
+    let text = std::str::from_utf8(body).map_err(|_| Problem::NotJson)?;
+    let mut problem = Problem::NotJson;
+    let mut json = serde_json::Deserializer::from_str(text);
+    TopLevel { fields, strict, problem: &mut problem }
+        .deserialize(&mut json)
+        .and_then(|params| json.end().map(|()| params))
+        .map_err(|_| problem)
+}
 
 /// Reads the object; `problem` says more than the parser's error, which may quote the body and is dropped.
 struct TopLevel<'a> {
     fields: &'a [String],
-    problem: &'a mut Option<&'static str>,
+    /// Whether other fields are refused, instead of skipped.
+    strict: bool,
+    problem: &'a mut Problem,
+}
+
+impl TopLevel<'_> {
+    fn fail<T, E: serde::de::Error>(self, problem: Problem) -> Result<T, E> {
+        *self.problem = problem;
+        Err(E::custom("see `problem`"))
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for TopLevel<'_> {
@@ -67,20 +100,19 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
         let mut seen = vec![false; self.fields.len()];
         while let Some(Text(key)) = map.next_key()? {
             let Some(field) = self.fields.iter().position(|field| *field == key) else {
+                if self.strict {
+                    return self.fail(Problem::Unknown);
+                }
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             if std::mem::replace(&mut seen[field], true) {
-                *self.problem = Some(TWICE);
-                return Err(serde::de::Error::custom(TWICE));
+                return self.fail(Problem::Twice);
             }
             match param(map.next_value::<&RawValue>()?.get()) {
                 Ok(Some(value)) => params = params.with(key, value),
                 Ok(None) => {}
-                Err(NotPlain) => {
-                    *self.problem = Some(NOT_PLAIN);
-                    return Err(serde::de::Error::custom(NOT_PLAIN));
-                }
+                Err(NotPlain) => return self.fail(Problem::NotPlain),
             }
         }
         Ok(params)
@@ -108,4 +140,4 @@ fn param(json: &str) -> Result<Option<ParamValue>, NotPlain> {
 
 /// A JSON string, borrowed where it has no escapes.
 #[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
