@@ -21,7 +21,7 @@ use crate::error::{AuthError, BoxError};
 /// that may have to be sent again. All others stream through.
 ///
 /// Implemented for [`Full<Bytes>`](Full), [`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`, and [`Either`] of such a body and any other;
-/// with the feature `axum` for axum's `Body`. For a body of your own:
+/// with the feature `axum` for axum's `Body`, with `reqwest-middleware` for reqwest's. For a body of your own:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -100,6 +100,17 @@ where
 impl RequestBody for axum_core::body::Body {
     fn from_bytes(bytes: Bytes) -> Self {
         bytes.into()
+    }
+}
+
+#[cfg(feature = "reqwest-middleware")]
+impl RequestBody for reqwest::Body {
+    fn from_bytes(bytes: Bytes) -> Self {
+        bytes.into()
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        self.as_bytes().map(|bytes| Bytes::copy_from_slice(bytes).into())
     }
 }
 

@@ -72,6 +72,7 @@
 //! | `remote` | | [`RemoteIssuer`], tokens from your backend; brings `httpdate` |
 //! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
+//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
 //!
 //! Without `tokio` no runtime is needed at all: a fetch is driven by the requests that wait for it.
@@ -100,6 +101,8 @@ mod layer;
 mod origin;
 mod params;
 mod percent;
+#[cfg(feature = "reqwest-middleware")]
+mod reqwest_middleware;
 #[cfg(feature = "retry")]
 mod retry;
 #[cfg(feature = "retry")]
@@ -113,6 +116,8 @@ pub mod testing;
 mod tokens;
 mod trace;
 
+#[cfg(feature = "reqwest-middleware")]
+pub use self::reqwest_middleware::{AiutaAuthMiddleware, same_origin_redirects};
 pub use access::{Access, NoReplay};
 pub use body::RequestBody;
 pub use builder::AiutaAuthBuilder;

@@ -51,6 +51,7 @@ type Of<T, F> = ResponseFuture<Inner<T, Fut<F>>, Full<Bytes>>;
 #[test]
 fn f4_handles_and_errors() {
     assert_impl_all!(AiutaAuthLayer: Clone, Send, Sync, Unpin);
+    assert_impl_all!(AiutaAuthMiddleware: Clone, Send, Sync, Unpin, std::fmt::Debug, reqwest_middleware::Middleware);
     assert_impl_all!(AiutaAuthBuilder: Send, Sync, Unpin);
     assert_impl_all!(Tokens: Clone, Send, Sync, Unpin);
     assert_impl_all!(AuthParams: Clone, Send, Sync, Unpin, Default, Eq, std::hash::Hash);
