@@ -105,7 +105,7 @@ mod percent;
 mod reqwest_middleware;
 #[cfg(feature = "retry")]
 mod retry;
-#[cfg(feature = "retry")]
+#[cfg(any(feature = "remote", feature = "retry"))]
 mod retry_after;
 mod secured;
 mod service;

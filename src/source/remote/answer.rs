@@ -1,6 +1,6 @@
 //! What the backend answered: a token, or why not. Nothing of the answer's body gets into an error.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
@@ -10,6 +10,7 @@ use crate::body::ReadError;
 use crate::error::BoxError;
 use crate::jwt::Jwt;
 use crate::params::body::Text;
+use crate::retry_after::delay;
 use crate::source::{Class, TokenError};
 
 /// Sorts out what is no success.
@@ -31,20 +32,10 @@ pub(super) fn check(status: StatusCode, headers: &HeaderMap, now: SystemTime) ->
 
 fn busy(cause: String, headers: &HeaderMap, now: SystemTime) -> TokenError {
     let error = TokenError::transient(cause);
-    match headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?.trim(), now)) {
+    match headers.get(RETRY_AFTER).and_then(|value| delay(value.to_str().ok()?, now)) {
         Some(delay) => error.with_retry_after(delay),
         None => error,
     }
-}
-
-/// RFC 9110 §10.2.3: seconds, or a date. One that has passed is no delay.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too many digits for a number are a long time all the same.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// The answer's body was not read to its end.
@@ -85,31 +76,4 @@ fn no_token(cause: &'static str) -> TokenError {
 struct Answer<'a> {
     #[serde(borrow, default)]
     token: Option<Text<'a>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        for (value, seconds) in [
-            ("0", Some(0)),
-            ("120", Some(120)),
-            ("99999999999999999999999", Some(u64::MAX)),
-            ("Fri, 15 Jan 2027 08:00:30 GMT", Some(30)),
-            ("Friday, 15-Jan-27 08:00:30 GMT", Some(30)),
-            ("Fri Jan 15 08:00:30 2027", Some(30)),
-            ("Fri, 15 Jan 2027 07:59:59 GMT", Some(0)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(251_602_300_799)),
-            ("", None),
-            ("-1", None),
-            ("1.5", None),
-            ("soon", None),
-            ("Fri, 99 Jan 2027 08:00:30 GMT", None),
-        ] {
-            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
-        }
-    }
 }
