@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, Uri};
 
-use self::path::{Reading, in_every_reading};
+use self::path::{Reading, Readings};
 use crate::error::ConfigError;
 
 /// What a request needs. As a request extension it overrides the table of Aiuta's operations.
@@ -70,18 +70,32 @@ impl AccessTable {
         by_extension.or_else(|| self.rule.as_ref()?(request.method(), request.uri()))
     }
 
-    /// What the request needs: as stated, or by the table.
-    pub(crate) fn access<B>(&self, request: &Request<B>) -> Access {
-        self.stated(request).unwrap_or_else(|| self.by_table(request.method(), request.uri()))
-    }
-
-    /// The table. What is not in it gets the strong credential.
-    fn by_table(&self, method: &Method, uri: &Uri) -> Access {
-        let identified = in_every_reading(uri.path(), |path| {
-            path.strip_prefix(&self.base_path).is_some_and(|path| is_identified(method, path))
+    /// What the request needs: as stated, or by the table. What is not in the table gets the strong credential.
+    pub(crate) fn need<B>(&self, request: &Request<B>) -> Need {
+        let method = request.method();
+        let readings = Readings::of(request.uri().path());
+        let access = self.stated(request).unwrap_or_else(|| {
+            let identified = readings
+                .all(|path| path.strip_prefix(self.base_path.as_str()).is_some_and(|path| is_identified(method, path)));
+            if identified { Access::Identified } else { Access::Secured }
         });
-        if identified { Access::Identified } else { Access::Secured }
+        match access {
+            Access::Anonymous => Need::Nothing,
+            Access::Identified => Need::UserId,
+            Access::Secured => Need::Token { starts_try_on: starts_try_on(method, &readings) },
+        }
     }
+}
+
+/// What one request needs under the Jwt scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    Nothing,
+    UserId,
+    /// `starts_try_on`: it has to have params (rule B3).
+    Token {
+        starts_try_on: bool,
+    },
 }
 
 /// Aiuta's operations that take the subscription id: all of try-on that do not start one. Their paths are the same on the digital
@@ -101,30 +115,22 @@ fn is_identified(method: &Method, path: &str) -> bool {
     if *method != Method::GET || analytics.is_some() {
         return false;
     }
-    match path.split_once('/') {
+    let collections = ["sku_images_operations/", "sku_try_on_operations/", "uploaded_images/"];
+    match collections.into_iter().find_map(|collection| path.strip_prefix(collection)) {
+        Some(id) => !id.is_empty() && id.bytes().all(|byte| byte != b'/'),
         None => matches!(path, "predefined_try_on_models" | "try_on_models" | "subscription_details"),
-        Some((collection, id)) => {
-            matches!(collection, "uploaded_images" | "sku_images_operations" | "sku_try_on_operations")
-                && !id.is_empty()
-                && !id.contains('/')
-        }
     }
 }
 
 /// Whether a request uploads an image, which may be repeated: a second copy costs nothing but space.
 #[cfg(feature = "retry")]
 pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
-    *method == Method::POST && in_every_reading(uri.path(), |path| path.ends_with("/uploaded_images"))
+    *method == Method::POST && Readings::of(uri.path()).all(|path| path.ends_with("/uploaded_images"))
 }
 
-/// Whether a request starts a try-on, and so has to have params (rule B3): under any prefix, since a token for no params at a try-on
-/// path that is new to us would be the one mistake that the scheme is there to prevent.
-pub(crate) fn starts_try_on(method: &Method, uri: &Uri) -> bool {
-    if *method != Method::POST {
-        return false;
-    }
-    let is_try_on = |path: &str| {
-        path.rsplit('/').next().is_some_and(|last| matches!(last, "sku_images_operations" | "sku_try_on_operations"))
-    };
-    !in_every_reading(uri.path(), |path| !is_try_on(path))
+/// Whether a request starts a try-on: under any prefix, since a token for no params at a try-on path that is new to us would be the one
+/// mistake that the scheme is there to prevent.
+fn starts_try_on(method: &Method, readings: &Readings<'_>) -> bool {
+    *method == Method::POST
+        && !readings.all(|path| !path.ends_with("/sku_images_operations") && !path.ends_with("/sku_try_on_operations"))
 }

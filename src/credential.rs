@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 use crate::error::ConfigError;
 use crate::jwt::Jwt;
 
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+static X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 /// What one request carries.
 #[derive(Clone, Copy)]
@@ -22,9 +22,9 @@ impl Credential<'_> {
     /// Makes this the only credential in `headers`: what the caller had put there is replaced, never joined (rule A1).
     pub(crate) fn put_into(self, headers: &mut HeaderMap) {
         let (name, value, others) = match self {
-            Self::ApiKey(key) => (X_API_KEY, key.clone(), [AUTHORIZATION, X_USER_ID]),
-            Self::UserId(id) => (X_USER_ID, id.clone(), [AUTHORIZATION, X_API_KEY]),
-            Self::Bearer(jwt) => (AUTHORIZATION, jwt.authorization(), [X_API_KEY, X_USER_ID]),
+            Self::ApiKey(key) => (&X_API_KEY, key.clone(), [&AUTHORIZATION, &X_USER_ID]),
+            Self::UserId(id) => (&X_USER_ID, id.clone(), [&AUTHORIZATION, &X_API_KEY]),
+            Self::Bearer(jwt) => (&AUTHORIZATION, jwt.authorization(), [&X_API_KEY, &X_USER_ID]),
         };
         for other in others {
             headers.remove(other);

@@ -10,6 +10,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, StatusCode};
@@ -19,7 +20,7 @@ use tower_service::Service;
 use crate::body::RequestBody;
 use crate::error::{AuthError, BoxError};
 use crate::jwt::Jwt;
-use crate::secured::{Prepared, Preparing, Sent};
+use crate::secured::{JwtScheme, Prepared, Preparing, Sent};
 use crate::tokens::{Found, Waiter};
 use crate::trace;
 
@@ -46,9 +47,9 @@ where
         response: S::Future,
     },
     /// The request's body.
-    Preparing { preparing: Preparing<B>, service: Option<S> },
+    Preparing { preparing: Preparing, waiting: Option<Waiting<S, B>> },
     /// A token for the first time.
-    AwaitingToken { prepared: Option<Prepared<B>>, waiter: Waiter, service: Option<S> },
+    AwaitingToken { prepared: Option<Prepared>, waiter: Waiter, waiting: Option<Waiting<S, B>> },
     /// The service, which is not the one that was polled ready before `call`: the request had to wait, or is sent again.
     Readying { request: Option<Request<B>>, sent: Option<Sent>, service: Option<S> },
     /// The inner service's response to a request with a token.
@@ -63,6 +64,13 @@ where
     AwaitingReplacement { waiter: Waiter, response: Option<S::Response>, sent: Option<Sent>, service: Option<S> },
     /// Nothing: the request can't be sent.
     Failed { error: Option<AuthError> },
+}
+
+/// A request that waits, and the service that it goes to: not polled ready, so that nothing is kept from others (rule C2).
+pub(crate) struct Waiting<S, B> {
+    pub(crate) scheme: Arc<JwtScheme>,
+    pub(crate) request: Request<B>,
+    pub(crate) service: S,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -81,12 +89,12 @@ where
         Self::new(State::Failed { error: Some(error) })
     }
 
-    pub(crate) fn preparing(preparing: Preparing<B>, service: S) -> Self {
-        Self::new(State::Preparing { preparing, service: Some(service) })
+    pub(crate) fn preparing(preparing: Preparing, waiting: Waiting<S, B>) -> Self {
+        Self::new(State::Preparing { preparing, waiting: Some(waiting) })
     }
 
-    pub(crate) fn awaiting_token(prepared: Prepared<B>, waiter: Waiter, service: S) -> Self {
-        Self::new(State::AwaitingToken { prepared: Some(prepared), waiter, service: Some(service) })
+    pub(crate) fn awaiting_token(prepared: Prepared, waiter: Waiter, waiting: Waiting<S, B>) -> Self {
+        Self::new(State::AwaitingToken { prepared: Some(prepared), waiter, waiting: Some(waiting) })
     }
 
     pub(crate) fn sent(response: S::Future, sent: Sent, service: Option<S>, beside: Option<Waiter>) -> Self {
@@ -99,9 +107,10 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn readying(prepared: Prepared<B>, jwt: Jwt, from_cache: bool, service: Option<S>) -> Self {
-        let (request, sent) = prepared.authorize(jwt, from_cache);
-        Self::Readying { request: Some(request), sent: Some(sent), service }
+    fn readying(waiting: Waiting<S, B>, prepared: Prepared, jwt: Jwt, from_cache: bool) -> Self {
+        let Waiting { scheme, mut request, service } = waiting;
+        let sent = prepared.authorize(scheme, &mut request, jwt, from_cache);
+        Self::Readying { request: Some(request), sent: Some(sent), service: Some(service) }
     }
 }
 
@@ -124,22 +133,25 @@ where
             }
             let next = match this.state.as_mut().project() {
                 StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
-                StateProj::Preparing { preparing, service } => {
-                    let prepared = ready!(preparing.poll(cx))?;
-                    match prepared.find_token() {
+                StateProj::Preparing { preparing, waiting } => {
+                    let Waiting { scheme, request, .. } = waiting.as_mut().expect(TAKEN);
+                    let prepared = ready!(preparing.poll(scheme, request, cx))?;
+                    let found = prepared.find_token(scheme);
+                    let waiting = waiting.take().expect(TAKEN);
+                    match found {
                         Found::Cached { jwt, beside } => {
                             *this.beside = beside;
-                            State::readying(prepared, jwt, true, service.take())
+                            State::readying(waiting, prepared, jwt, true)
                         }
-                        Found::Fetched(result) => State::readying(prepared, result?, false, service.take()),
+                        Found::Fetched(result) => State::readying(waiting, prepared, result?, false),
                         Found::Awaited(waiter) => {
-                            State::AwaitingToken { prepared: Some(prepared), waiter, service: service.take() }
+                            State::AwaitingToken { prepared: Some(prepared), waiter, waiting: Some(waiting) }
                         }
                     }
                 }
-                StateProj::AwaitingToken { prepared, waiter, service } => {
+                StateProj::AwaitingToken { prepared, waiter, waiting } => {
                     let jwt = ready!(Pin::new(waiter).poll(cx))?;
-                    State::readying(prepared.take().expect(TAKEN), jwt, false, service.take())
+                    State::readying(waiting.take().expect(TAKEN), prepared.take().expect(TAKEN), jwt, false)
                 }
                 StateProj::Readying { request, sent, service } => {
                     let ready = service.as_mut().expect(TAKEN);

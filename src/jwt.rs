@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 /// The longest token that is accepted, in bytes.
 const MAX_LEN: usize = 8 * 1024;
 
-const SCHEME: &str = "Bearer ";
+/// The scheme of the header that carries a token (RFC 6750 §2.1), with its space.
+pub(crate) const SCHEME: &str = "Bearer ";
 
 /// The last second of the year 9999: RFC 3339's last, and within every platform's `SystemTime`.
 const LATEST: f64 = 253_402_300_799.0;
@@ -57,13 +58,29 @@ impl Jwt {
         let Claims(claims) = jsonwebtoken::dangerous::insecure_decode_claims(compact.as_bytes())
             .map_err(|_| InvalidJwt("its payload is no JSON object, or has an `exp` or `iat` that is no number"))?;
 
-        let mut value = Zeroizing::new(Vec::with_capacity(SCHEME.len() + compact.len()));
-        value.extend_from_slice(SCHEME.as_bytes());
-        value.extend_from_slice(compact.as_bytes());
+        let mut value = Zeroizing::new(String::with_capacity(SCHEME.len() + compact.len()));
+        value.push_str(SCHEME);
+        value.push_str(&compact);
+        Self::from_header(value, claims.exp, claims.iat)
+    }
+
+    /// A token that was made in this process, behind [`SCHEME`]: it need not be taken apart again.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidJwt`] if it is over 8 KiB.
+    #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
+    pub(crate) fn made_here(value: Zeroizing<String>, iat: u64, exp: u64) -> Result<Self, InvalidJwt> {
+        check_len(&value[SCHEME.len()..])?;
+        #[allow(clippy::cast_precision_loss, reason = "as if read from the token's JSON")]
+        Self::from_header(value, Some(exp as f64), Some(iat as f64))
+    }
+
+    fn from_header(value: Zeroizing<String>, exp: Option<f64>, iat: Option<f64>) -> Result<Self, InvalidJwt> {
         let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(value))
             .map_err(|_| InvalidJwt("it has a character that is illegal in a header"))?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, expires_at: claims.exp.map(numeric_date), issued_at: claims.iat.map(numeric_date) })
+        Ok(Self { authorization, expires_at: exp.map(numeric_date), issued_at: iat.map(numeric_date) })
     }
 
     /// The token itself, in compact form. It is a secret: whoever has it can use it until it expires.
@@ -109,9 +126,7 @@ fn check_form(compact: &str) -> Result<(), InvalidJwt> {
     if compact.trim().is_empty() {
         return Err(InvalidJwt("it is empty"));
     }
-    if compact.len() > MAX_LEN {
-        return Err(InvalidJwt("it is over 8 KiB"));
-    }
+    check_len(compact)?;
     let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let mut parts = 0;
     for part in compact.split('.') {
@@ -124,6 +139,10 @@ fn check_form(compact: &str) -> Result<(), InvalidJwt> {
         return Err(InvalidJwt("it is not three parts of base64url, joined by dots"));
     }
     Ok(())
+}
+
+fn check_len(compact: &str) -> Result<(), InvalidJwt> {
+    if compact.len() > MAX_LEN { Err(InvalidJwt("it is over 8 KiB")) } else { Ok(()) }
 }
 
 /// RFC 7519's NumericDate: seconds since the epoch, possibly fractional.

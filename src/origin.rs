@@ -36,14 +36,11 @@ impl Origins {
         let uri = request.uri();
         match (uri.scheme(), uri.authority()) {
             (Some(scheme), Some(authority)) => self.trusted.iter().any(|origin| {
-                origin.scheme == *scheme
-                    && origin.is_at(authority)
-                    && host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))
+                origin.scheme == *scheme && origin.is_at(authority) && origin.agrees_with(request.headers())
             }),
-            (None, None) if self.origin_form && is_origin_form(uri.path()) => self
-                .trusted
-                .iter()
-                .any(|origin| host_headers(request.headers()).all(|host| host.is_some_and(|host| origin.is_at(&host)))),
+            (None, None) if self.origin_form && is_origin_form(uri.path()) => {
+                self.trusted.iter().any(|origin| origin.agrees_with(request.headers()))
+            }
             _ => false,
         }
     }
@@ -55,14 +52,6 @@ fn is_origin_form(path: &str) -> bool {
     path.strip_prefix('/').is_some_and(|path| !path.starts_with(['/', '\\']))
 }
 
-/// The values of all `Host` headers; `None` for one that is no authority.
-fn host_headers(headers: &HeaderMap) -> impl Iterator<Item = Option<Authority>> {
-    headers
-        .get_all(HOST)
-        .iter()
-        .map(|host| Authority::try_from(host.as_bytes()).ok().filter(|host| !has_user_info(host)))
-}
-
 fn has_user_info(authority: &Authority) -> bool {
     authority.as_str().contains('@')
 }
@@ -72,6 +61,8 @@ struct Origin {
     scheme: Scheme,
     host: String,
     port: u16,
+    /// Host and port as they are usually written: what is the same to the letter need not be taken apart.
+    usual: String,
 }
 
 impl Origin {
@@ -104,13 +95,24 @@ impl Origin {
                  (or the builder's `dangerous_plaintext_origins`, if something on this machine adds TLS)",
             );
         }
-        Ok(Self { scheme: scheme.clone(), host: authority.host().to_ascii_lowercase(), port })
+        let host = authority.host().to_ascii_lowercase();
+        let usual = if default_port(scheme) == Some(port) { host.clone() } else { format!("{host}:{port}") };
+        Ok(Self { scheme: scheme.clone(), host, port, usual })
     }
 
     /// Whether `authority`, under this origin's scheme, is this origin.
     fn is_at(&self, authority: &Authority) -> bool {
-        self.host.eq_ignore_ascii_case(authority.host())
-            && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port)
+        authority.as_str() == self.usual
+            || (self.host.eq_ignore_ascii_case(authority.host())
+                && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port))
+    }
+
+    /// Whether all `Host` headers, if there is one, name this origin.
+    fn agrees_with(&self, headers: &HeaderMap) -> bool {
+        headers.get_all(HOST).iter().all(|host| {
+            host.as_bytes() == self.usual.as_bytes()
+                || Authority::try_from(host.as_bytes()).is_ok_and(|host| !has_user_info(&host) && self.is_at(&host))
+        })
     }
 }
 

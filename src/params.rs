@@ -8,7 +8,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -61,7 +61,8 @@ static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// Cloning is cheap. `Debug` shows names, never values.
 #[derive(Clone, Default)]
 pub struct AuthParams {
-    inner: Arc<Inner>,
+    /// `None` without params and partition.
+    inner: Option<Arc<Inner>>,
 }
 
 #[derive(Clone, Default)]
@@ -69,8 +70,23 @@ struct Inner {
     /// Sorted by name, each name once.
     entries: Vec<(String, ParamValue)>,
     partition: Option<String>,
-    /// Of all the above, keyed; computed when first asked for.
-    hash: OnceLock<u64>,
+    /// The sum of the keyed hashes of all the above, kept up with each change: a sum does not depend on the order, and a request that
+    /// is sent finds it ready.
+    hash: u64,
+    /// What all the above take, in bytes.
+    size: usize,
+}
+
+impl Inner {
+    fn add<T: Hash + ?Sized>(&mut self, part: &T, size: usize) {
+        self.hash = self.hash.wrapping_add(HASH_KEY.hash_one(part));
+        self.size += size;
+    }
+
+    fn take_away<T: Hash + ?Sized>(&mut self, part: &T, size: usize) {
+        self.hash = self.hash.wrapping_sub(HASH_KEY.hash_one(part));
+        self.size -= size;
+    }
 }
 
 impl AuthParams {
@@ -83,11 +99,15 @@ impl AuthParams {
     /// Adds a param, or replaces the one of that name.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<ParamValue>) -> Self {
-        let (key, value) = (key.into(), value.into());
-        let entries = &mut self.changed().entries;
-        match entries.binary_search_by(|(name, _)| name.as_str().cmp(&key)) {
-            Ok(found) => entries[found].1 = value,
-            Err(place) => entries.insert(place, (key, value)),
+        let entry = (key.into(), value.into());
+        let inner = self.inner_mut();
+        inner.add(&entry, size_of_param(&entry));
+        match inner.entries.binary_search_by(|(name, _)| name.cmp(&entry.0)) {
+            Ok(found) => {
+                let replaced = std::mem::replace(&mut inner.entries[found], entry);
+                inner.take_away(&replaced, size_of_param(&replaced));
+            }
+            Err(place) => inner.entries.insert(place, entry),
         }
         self
     }
@@ -95,39 +115,46 @@ impl AuthParams {
     /// Says whom the params belong to.
     #[must_use]
     pub fn with_partition(mut self, partition: impl Into<String>) -> Self {
-        self.changed().partition = Some(partition.into());
+        let partition = partition.into();
+        let inner = self.inner_mut();
+        inner.add(&partition, partition.len());
+        if let Some(replaced) = inner.partition.replace(partition) {
+            inner.take_away(&replaced, replaced.len());
+        }
         self
     }
 
-    fn changed(&mut self) -> &mut Inner {
-        let inner = Arc::make_mut(&mut self.inner);
-        inner.hash.take();
-        inner
+    fn inner_mut(&mut self) -> &mut Inner {
+        Arc::make_mut(self.inner.get_or_insert_default())
     }
 
     /// Whom the params belong to, if that was said.
     #[must_use]
     pub fn partition(&self) -> Option<&str> {
-        self.inner.partition.as_deref()
+        self.inner.as_ref()?.partition.as_deref()
     }
 
     /// The value of one param.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&ParamValue> {
-        let entries = &self.inner.entries;
+        let entries = self.entries();
         let found = entries.binary_search_by(|(name, _)| name.as_str().cmp(key)).ok()?;
         Some(&entries[found].1)
     }
 
     /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ParamValue)> {
-        self.inner.entries.iter().map(|(key, value)| (key.as_str(), value))
+        self.entries().iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// Whether there is no param. The partition does not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inner.entries.is_empty()
+        self.entries().is_empty()
+    }
+
+    fn entries(&self) -> &[(String, ParamValue)] {
+        self.inner.as_ref().map_or(&[], |inner| &inner.entries)
     }
 
     /// The params as the official SDKs hand them to an integrator's server, `Map<String, String>`: lists joined by `,`.
@@ -138,8 +165,7 @@ impl AuthParams {
 
     /// Refuses params that would not fit into a token.
     pub(crate) fn check_size(&self) -> Result<(), AuthError> {
-        let params: usize = self.iter().map(|(key, value)| key.len() + value.size()).sum();
-        if params + self.partition().map_or(0, str::len) > MAX_SIZE {
+        if self.inner.as_ref().is_some_and(|inner| inner.size > MAX_SIZE) {
             return Err(AuthError::invalid_body("the params are over 4 KiB, more than a token can carry"));
         }
         Ok(())
@@ -147,15 +173,22 @@ impl AuthParams {
 
     /// The hash of params and partition, under this process's key.
     pub(crate) fn keyed_hash(&self) -> u64 {
-        let inner = &*self.inner;
-        *inner.hash.get_or_init(|| HASH_KEY.hash_one((&inner.entries, &inner.partition)))
+        self.inner.as_ref().map_or(0, |inner| inner.hash)
     }
+}
+
+fn size_of_param((key, value): &(String, ParamValue)) -> usize {
+    key.len() + value.size()
 }
 
 impl PartialEq for AuthParams {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-            || (self.inner.entries == other.inner.entries && self.inner.partition == other.inner.partition)
+        let same = match (&self.inner, &other.inner) {
+            (Some(inner), Some(other)) => Arc::ptr_eq(inner, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same || (self.entries() == other.entries() && self.partition() == other.partition())
     }
 }
 
@@ -170,7 +203,7 @@ impl Hash for AuthParams {
 /// As a JSON object, the partition left out.
 impl Serialize for AuthParams {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.inner.entries.len()))?;
+        let mut map = serializer.serialize_map(Some(self.entries().len()))?;
         for (key, value) in self.iter() {
             map.serialize_entry(key, value)?;
         }

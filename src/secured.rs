@@ -1,11 +1,13 @@
 //! A request that needs a token, on its way: [`Preparing`] (its body may have to be read) → [`Prepared`] (params known, body as it was)
 //! → [`Sent`] (what is needed should it be answered with 401).
+//!
+//! The request itself stays where it is, so that it need not be moved from one to the next.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request};
-use std::sync::Arc;
 
 use crate::access::NoReplay;
 use crate::body::{BodyReader, RequestBody, copy_head};
@@ -30,24 +32,17 @@ enum Params {
     InBody,
 }
 
-/// A request whose body may have to be read, for its params or to be sent again.
-pub(crate) struct Preparing<B> {
-    scheme: Arc<JwtScheme>,
-    /// `None` once it is prepared.
-    request: Option<Request<B>>,
-    starts_try_on: bool,
+/// What is to be found out of a request before it can have a token.
+pub(crate) struct Preparing {
     params: Params,
+    starts_try_on: bool,
+    replayable: bool,
     /// `None` if the body is not read.
     reader: Option<BodyReader>,
-    replayable: bool,
 }
 
-impl<B> Preparing<B>
-where
-    B: RequestBody + Unpin,
-    B::Error: Into<BoxError>,
-{
-    pub(crate) fn new(scheme: Arc<JwtScheme>, request: Request<B>, starts_try_on: bool) -> Self {
+impl Preparing {
+    pub(crate) fn new<B: RequestBody>(scheme: &JwtScheme, request: &Request<B>, starts_try_on: bool) -> Self {
         let params = match request.extensions().get::<AuthParams>() {
             Some(params) => Params::Known(params.clone()),
             None if starts_try_on => Params::InBody,
@@ -55,74 +50,79 @@ where
         };
         let body = request.body();
         let must_read = matches!(params, Params::InBody);
-        let small = body.size_hint().exact().is_some_and(|size| size <= scheme.body_limit as u64);
-        let replayable = scheme.replay_unauthorized
-            && request.extensions().get::<NoReplay>().is_none()
-            && (must_read || small || body.is_end_stream());
-        let read = must_read || (replayable && !body.is_end_stream());
+        let may_replay = scheme.replay_unauthorized && request.extensions().get::<NoReplay>().is_none();
+        let empty = may_replay && body.is_end_stream();
+        let small = || body.size_hint().exact().is_some_and(|size| size <= scheme.body_limit as u64);
+        let replayable = may_replay && (must_read || empty || small());
+        let read = must_read || (replayable && !empty);
         let reader = read.then(|| BodyReader::new(scheme.body_limit));
-        Self { scheme, request: Some(request), starts_try_on, params, reader, replayable }
+        Self { params, starts_try_on, replayable, reader }
     }
 
-    /// Reads the body if that is needed, and settles the params.
+    /// Reads the request's body and puts it back if that is needed, and settles the params. Not to be polled again once it is ready.
     ///
     /// # Errors
     ///
     /// Those of rule B3 and the sizes of B4. Nothing was sent then.
-    ///
-    /// # Panics
-    ///
-    /// If polled again after it was ready.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Prepared<B>, AuthError>> {
-        let request = self.request.as_mut().expect("polled after it was ready");
+    pub(crate) fn poll<B>(
+        &mut self,
+        scheme: &JwtScheme,
+        request: &mut Request<B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Prepared, AuthError>>
+    where
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
         let mut kept = Bytes::new();
         if let Some(reader) = &mut self.reader {
             kept = ready!(reader.poll(request.body_mut(), cx))?;
             *request.body_mut() = B::from_bytes(kept.clone());
         }
-        Poll::Ready(self.finish(kept))
+        Poll::Ready(self.finish(scheme, kept))
     }
 
-    fn finish(&mut self, kept: Bytes) -> Result<Prepared<B>, AuthError> {
-        let params = match &self.params {
-            Params::Known(params) => params.clone(),
-            Params::InBody => body::read(&kept, &self.scheme.signed_fields)?,
+    fn finish(&mut self, scheme: &JwtScheme, kept: Bytes) -> Result<Prepared, AuthError> {
+        let params = match &mut self.params {
+            Params::Known(params) => std::mem::take(params),
+            Params::InBody => body::read(&kept, &scheme.signed_fields)?,
         };
         if self.starts_try_on && params.is_empty() {
             return Err(AuthError::missing_params());
         }
         params.check_size()?;
-        let request = self.request.take().expect("polled after it was ready");
-        let kept = self.replayable.then_some(kept);
-        Ok(Prepared { scheme: Arc::clone(&self.scheme), request, params, kept })
+        Ok(Prepared { params, kept: self.replayable.then_some(kept) })
     }
 }
 
-/// A request that lacks only its token.
-pub(crate) struct Prepared<B> {
-    scheme: Arc<JwtScheme>,
-    request: Request<B>,
+/// What is known of a request that lacks only its token.
+pub(crate) struct Prepared {
     params: AuthParams,
     /// The body's bytes, if it can be sent again.
     kept: Option<Bytes>,
 }
 
-impl<B> Prepared<B> {
-    pub(crate) fn find_token(&self) -> Found {
-        self.scheme.tokens.find(&self.params)
+impl Prepared {
+    pub(crate) fn find_token(&self, scheme: &JwtScheme) -> Found {
+        scheme.tokens.find(&self.params)
     }
 
-    /// The request with the token, ready to be sent; and what is needed after a 401. Only a token out of the cache makes for a replay:
-    /// one that was just fetched is no older than the refusal (rule E2).
-    pub(crate) fn authorize(self, jwt: Jwt, from_cache: bool) -> (Request<B>, Sent) {
-        let Self { scheme, mut request, params, kept } = self;
+    /// Gives the request its token; the answer is what is needed after a 401. Only a token out of the cache makes for a replay: one that
+    /// was just fetched is no older than the refusal (rule E2).
+    pub(crate) fn authorize<B>(
+        self,
+        scheme: Arc<JwtScheme>,
+        request: &mut Request<B>,
+        jwt: Jwt,
+        from_cache: bool,
+    ) -> Sent {
         Credential::Bearer(&jwt).put_into(request.headers_mut());
-        let copy = kept.filter(|_| from_cache).map(|body| copy_head(&request, body));
-        (request, Sent { scheme, params, jwt, copy })
+        let copy = self.kept.filter(|_| from_cache).map(|body| copy_head(request, body));
+        Sent { scheme, params: self.params, jwt, copy }
     }
 }
 
-/// A request that was sent with a token.
+/// What is known of a request that was sent with a token.
 pub(crate) struct Sent {
     scheme: Arc<JwtScheme>,
     params: AuthParams,

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, Waker};
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::access::{Access, starts_try_on};
+use crate::access::{Access, Need};
 use crate::body::RequestBody;
 use crate::credential::Credential;
 use crate::error::{AuthError, BoxError};
-use crate::future::ResponseFuture;
+use crate::future::{ResponseFuture, Waiting};
 use crate::secured::{JwtScheme, Preparing};
 use crate::settings::{Scheme, Settings};
 use crate::tokens::Found;
@@ -96,15 +96,15 @@ where
                 }
                 ResponseFuture::passing(self.inner.call(request))
             }
-            Scheme::Jwt(jwt) => match settings.access.access(&request) {
-                Access::Anonymous => ResponseFuture::passing(self.inner.call(request)),
-                Access::Identified => {
+            Scheme::Jwt(jwt) => match settings.access.need(&request) {
+                Need::Nothing => ResponseFuture::passing(self.inner.call(request)),
+                Need::UserId => {
                     Credential::UserId(&jwt.subscription_id).put_into(request.headers_mut());
                     ResponseFuture::passing(self.inner.call(request))
                 }
-                Access::Secured => {
+                Need::Token { starts_try_on } => {
                     let jwt = Arc::clone(jwt);
-                    self.call_secured(jwt, request)
+                    self.call_secured(jwt, request, starts_try_on)
                 }
             },
         }
@@ -114,33 +114,43 @@ where
 impl<S> AiutaAuth<S> {
     /// Params, token, Bearer. What can be had without waiting is had here and now, and the service that was polled ready is called; a
     /// request that has to wait goes on in the future, with a service that is polled ready again.
-    fn call_secured<B, R>(&mut self, scheme: Arc<JwtScheme>, request: Request<B>) -> ResponseFuture<S, B>
+    fn call_secured<B, R>(
+        &mut self,
+        scheme: Arc<JwtScheme>,
+        mut request: Request<B>,
+        starts_try_on: bool,
+    ) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone,
         S::Error: Into<BoxError>,
         B: RequestBody + Unpin,
         B::Error: Into<BoxError>,
     {
-        let starts_try_on = starts_try_on(request.method(), request.uri());
-        let mut preparing = Preparing::new(scheme, request, starts_try_on);
+        let mut preparing = Preparing::new(&scheme, &request, starts_try_on);
         // A body of known bytes is read at once. One that has to wait is polled again by the future, with its real waker.
-        let prepared = match preparing.poll(&mut Context::from_waker(Waker::noop())) {
+        let prepared = match preparing.poll(&scheme, &mut request, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(prepared)) => prepared,
             Poll::Ready(Err(error)) => return self.fail(error),
-            Poll::Pending => return ResponseFuture::preparing(preparing, self.give_up_ready()),
+            Poll::Pending => {
+                let waiting = Waiting { scheme, request, service: self.give_up_ready() };
+                return ResponseFuture::preparing(preparing, waiting);
+            }
         };
-        match prepared.find_token() {
+        match prepared.find_token(&scheme) {
             Found::Cached { jwt, beside } => {
-                let (request, sent) = prepared.authorize(jwt, true);
+                let sent = prepared.authorize(scheme, &mut request, jwt, true);
                 let service = sent.may_replay().then(|| self.inner.clone());
                 ResponseFuture::sent(self.inner.call(request), sent, service, beside)
             }
             Found::Fetched(Ok(jwt)) => {
-                let (request, sent) = prepared.authorize(jwt, false);
+                let sent = prepared.authorize(scheme, &mut request, jwt, false);
                 ResponseFuture::sent(self.inner.call(request), sent, None, None)
             }
             Found::Fetched(Err(error)) => self.fail(error),
-            Found::Awaited(waiter) => ResponseFuture::awaiting_token(prepared, waiter, self.give_up_ready()),
+            Found::Awaited(waiter) => {
+                let waiting = Waiting { scheme, request, service: self.give_up_ready() };
+                ResponseFuture::awaiting_token(prepared, waiter, waiting)
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{TokenError, TokenRequest, TokenSource};
 use crate::credential::check_secret;
 use crate::error::ConfigError;
-use crate::jwt::Jwt;
+use crate::jwt::{Jwt, SCHEME};
 use crate::params::{AuthParams, REGISTERED_CLAIMS};
 
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
@@ -122,25 +122,29 @@ impl JwtSigner {
             exp: now.saturating_add(self.lifetime.as_secs()),
             params: request.params(),
         };
-        let payload = serde_json::to_vec(&claims).map_err(TokenError::new)?;
+        let mut payload = Vec::with_capacity(256);
+        serde_json::to_writer(&mut payload, &claims).map_err(TokenError::new)?;
 
         // `jsonwebtoken::encode` asks for a process-wide choice of backend and panics when a build has both; this one is ours.
         let signer =
             (backend::DEFAULT_PROVIDER.signer_factory)(&Algorithm::HS256, &issuer.key).map_err(TokenError::new)?;
-        let mut token = Zeroizing::new(String::with_capacity(HEADER.len() + payload.len() * 4 / 3 + 50));
+        // `Bearer `, header, payload, signature: all of it in one buffer that does not grow, since it is the token's only copy.
+        let mut token = Zeroizing::new(String::with_capacity(SCHEME.len() + HEADER.len() + payload.len() * 4 / 3 + 50));
+        token.push_str(SCHEME);
         token.push_str(HEADER);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = Zeroizing::new(signer.try_sign(token.as_bytes()).map_err(TokenError::new)?);
+        let signed = &token.as_bytes()[SCHEME.len()..];
+        let signature = Zeroizing::new(signer.try_sign(signed).map_err(TokenError::new)?);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(&*signature, &mut token);
-        Ok(Jwt::parse(std::mem::take(&mut *token))?)
+        Ok(Jwt::made_here(token, claims.iat, claims.exp)?)
     }
 }
 
 impl TokenSource for JwtSigner {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        if let Some(name) = REGISTERED_CLAIMS.into_iter().find(|name| request.params().get(name).is_some()) {
+        if let Some((name, _)) = request.params().iter().find(|(name, _)| REGISTERED_CLAIMS.contains(name)) {
             return Err(TokenError::new(format!("a param is named `{name}`, which is a claim of the JWT itself")));
         }
         self.sign(&request)
