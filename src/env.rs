@@ -1,4 +1,4 @@
-//! Settings by environment variables: which scheme, and where to.
+//! Settings by environment variables: which scheme, where tokens come from, and where to.
 
 use std::env;
 use std::mem::take;
@@ -15,7 +15,9 @@ const JWT_ISSUER: &str = "AIUTA_JWT_ISSUER";
 const JWT_SECRET: &str = "AIUTA_JWT_SECRET";
 const ORIGIN: &str = "AIUTA_ORIGIN";
 
-const JWT: [&str; 3] = [SUBSCRIPTION_ID, JWT_ISSUER, JWT_SECRET];
+const TOKEN_URL: &str = "AIUTA_TOKEN_URL";
+
+const JWT: [&str; 4] = [SUBSCRIPTION_ID, JWT_ISSUER, JWT_SECRET, TOKEN_URL];
 
 /// A builder with what the environment says.
 pub(crate) fn builder() -> Result<AiutaAuthBuilder, ConfigError> {
@@ -23,26 +25,45 @@ pub(crate) fn builder() -> Result<AiutaAuthBuilder, ConfigError> {
     if let Some(mut origin) = variable(ORIGIN)? {
         builder = builder.origins([take(&mut *origin)]).origins_called(ORIGIN);
     }
-    match (variable(API_KEY)?, [variable(JWT[0])?, variable(JWT[1])?, variable(JWT[2])?]) {
-        (Some(mut key), [None, None, None]) => Ok(builder.api_key(take(&mut *key)).credential_called(API_KEY)),
-        (None, [Some(id), Some(issuer), Some(secret)]) => jwt(builder, id, issuer, secret),
-        (None, [None, None, None]) => Err(ConfigError::new(
+    let jwt = [variable(JWT[0])?, variable(JWT[1])?, variable(JWT[2])?, variable(JWT[3])?];
+    match (variable(API_KEY)?, jwt) {
+        (Some(mut key), [None, None, None, None]) => Ok(builder.api_key(take(&mut *key)).credential_called(API_KEY)),
+        (None, [Some(id), Some(issuer), Some(secret), None]) => signed(builder, id, issuer, secret),
+        (None, [Some(id), None, None, Some(url)]) => fetched(builder, id, url),
+        (None, [None, None, None, None]) => Err(ConfigError::new(
             API_KEY,
-            format!("set it, or all of {SUBSCRIPTION_ID}, {JWT_ISSUER} and {JWT_SECRET}"),
+            format!("set it, or {SUBSCRIPTION_ID} with {JWT_ISSUER} and {JWT_SECRET}, or with {TOKEN_URL}"),
         )),
         (Some(_), values) => Err(ConfigError::new(
             API_KEY,
             format!("it is set together with {}: decide for one scheme and unset the other", named(&values, true)),
         )),
-        (None, values) => Err(ConfigError::new(
-            named(&values, false),
-            format!("missing, although {} is set: the Jwt scheme needs all three", named(&values, true)),
+        (None, [_, issuer, secret, Some(_)]) if issuer.is_some() || secret.is_some() => Err(ConfigError::new(
+            TOKEN_URL,
+            format!(
+                "it is set together with {}: decide who makes the tokens, your backend or this program, and unset the other",
+                named(&[None, issuer, secret, None], true)
+            ),
         )),
+        (None, values @ [.., Some(_)]) => Err(ConfigError::new(
+            SUBSCRIPTION_ID,
+            format!("missing, although {} is set: the Jwt scheme needs both", named(&values, true)),
+        )),
+        (None, [id, issuer, secret, None]) => {
+            let values = [id, issuer, secret];
+            Err(ConfigError::new(
+                named(&values, false),
+                format!(
+                    "missing, although {} is set: the Jwt scheme needs all three, or {SUBSCRIPTION_ID} with {TOKEN_URL}",
+                    named(&values, true)
+                ),
+            ))
+        }
     }
 }
 
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
-fn jwt(
+fn signed(
     builder: AiutaAuthBuilder,
     mut id: Value,
     issuer: Value,
@@ -56,8 +77,28 @@ fn jwt(
 }
 
 #[cfg(not(any(feature = "signer", feature = "signer-rust-crypto")))]
-fn jwt(_: AiutaAuthBuilder, _: Value, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+fn signed(_: AiutaAuthBuilder, _: Value, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
     Err(ConfigError::new(JWT_SECRET, "this program was built without the feature `signer` of tower-aiuta-auth"))
+}
+
+#[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
+fn fetched(builder: AiutaAuthBuilder, mut id: Value, url: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+    use crate::source::{RemoteClient, RemoteIssuer};
+
+    let client = RemoteClient::new(&url)
+        .map_err(|error| ConfigError::new(TOKEN_URL, format!("reqwest can't make a client for it: {error}")))?;
+    let issuer = RemoteIssuer::new(url.as_str(), client).map_err(|error| error.called(TOKEN_URL))?;
+    Ok(builder.jwt(take(&mut *id), issuer).credential_called(SUBSCRIPTION_ID))
+}
+
+#[cfg(not(all(feature = "remote", feature = "reqwest-middleware")))]
+fn fetched(_: AiutaAuthBuilder, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+    let missing = match (cfg!(feature = "remote"), cfg!(feature = "reqwest-middleware")) {
+        (true, _) => "the feature `reqwest-middleware`",
+        (false, true) => "the feature `remote`",
+        (false, false) => "the features `remote` and `reqwest-middleware`",
+    };
+    Err(ConfigError::new(TOKEN_URL, format!("this program was built without {missing} of tower-aiuta-auth")))
 }
 
 /// A variable's value, wiped when dropped.
@@ -74,8 +115,8 @@ fn variable(name: &'static str) -> Result<Option<Value>, ConfigError> {
     }
 }
 
-/// The names of the variables of the Jwt scheme that are set, or are not.
-fn named(values: &[Option<Value>; 3], set: bool) -> String {
+/// The names of those of [`JWT`] that are set, or are not.
+fn named(values: &[Option<Value>], set: bool) -> String {
     let names = JWT.iter().zip(values).filter(|(_, value)| value.is_some() == set).map(|(name, _)| *name);
     names.collect::<Vec<_>>().join(", ")
 }

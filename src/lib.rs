@@ -72,7 +72,7 @@
 //! | `remote` | | [`RemoteIssuer`], tokens from your backend; brings `httpdate` |
 //! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
-//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
+//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`, with `remote` also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
 //!
 //! Without `tokio` no runtime is needed at all: a fetch is driven by the requests that wait for it.

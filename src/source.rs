@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::function::{SourceFn, source_fn};
+#[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
+pub(crate) use self::remote::Client as RemoteClient;
 #[cfg(feature = "remote")]
 pub use self::remote::RemoteIssuer;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]

@@ -1,9 +1,16 @@
 //! Settings that can't work are refused when the layer is built, by an error that names the setting and shows no secret.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
+#[path = "support/loopback.rs"]
+mod loopback;
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
+#[path = "config/token_url.rs"]
+mod token_url;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::error::Error;
 use std::process::Command;
 use std::time::Duration;
 
@@ -207,13 +214,21 @@ async fn from_env_child() {
             let mut request = request;
             let path = request.uri().path().to_owned();
             *request.uri_mut() = format!("{origin}{path}").parse().unwrap();
-            send(&service, request).await.unwrap();
+            if let Err(error) = send(&service, request).await {
+                println!("> failed: {}", chain(&*error));
+            }
         }
     }
     for seen in inner.seen() {
         let shown: BTreeMap<_, _> = seen.credentials().into_iter().map(|name| (name, seen.header(name))).collect();
         println!("> {} {} {shown:?}", seen.uri.host().unwrap(), seen.method);
     }
+}
+
+/// The error and its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map_or(String::new(), |cause| format!(", caused by {}", chain(cause)));
+    format!("{error} {error:?}{cause}")
 }
 
 const JWT: [(&str, &str); 3] =
@@ -256,19 +271,34 @@ async fn config_from_env_with_a_signer() {
 fn config_from_env_refuses_by_the_variables_names() {
     let key = ("AIUTA_API_KEY", "key-s3cr3t");
     let half = |left_out: usize| JWT.into_iter().enumerate().filter(move |(i, _)| *i != left_out).map(|(_, each)| each);
-    let all = ["AIUTA_API_KEY", "AIUTA_SUBSCRIPTION_ID", "AIUTA_JWT_ISSUER", "AIUTA_JWT_SECRET"];
+    let schemes = ["AIUTA_API_KEY", "AIUTA_SUBSCRIPTION_ID", "AIUTA_JWT_ISSUER", "AIUTA_JWT_SECRET"];
+    let all = [&schemes[..], &["AIUTA_TOKEN_URL"]].concat();
+    let url = ("AIUTA_TOKEN_URL", "https://s3cr3t.example/s3cr3t");
+    let at = |url| vec![JWT[0], ("AIUTA_TOKEN_URL", url)];
     let mut cases = vec![
-        (vec![], "AIUTA_API_KEY", all.to_vec()),
-        ([key].into_iter().chain(JWT).collect(), "AIUTA_API_KEY", all.to_vec()),
+        (vec![], "AIUTA_API_KEY", all.clone()),
+        ([key].into_iter().chain(JWT).collect(), "AIUTA_API_KEY", schemes.to_vec()),
         (vec![key, JWT[2]], "AIUTA_API_KEY", vec!["AIUTA_JWT_SECRET"]),
-        (vec![JWT[0]], "AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET", vec!["AIUTA_SUBSCRIPTION_ID"]),
+        (vec![JWT[0]], "AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET", vec!["AIUTA_SUBSCRIPTION_ID", "AIUTA_TOKEN_URL"]),
+        (vec![url], "AIUTA_SUBSCRIPTION_ID", vec!["missing", "AIUTA_TOKEN_URL"]),
+        (vec![key, url], "AIUTA_API_KEY", vec!["AIUTA_TOKEN_URL"]),
+        (vec![key, JWT[0], url], "AIUTA_API_KEY", vec!["AIUTA_SUBSCRIPTION_ID, AIUTA_TOKEN_URL"]),
+        ([url].into_iter().chain(JWT).collect(), "AIUTA_TOKEN_URL", vec!["AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET"]),
+        (vec![url, JWT[0], JWT[1]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_ISSUER:"]),
+        (vec![url, JWT[0], JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET:"]),
+        (vec![url, JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET:"]),
+        (at(""), "AIUTA_TOKEN_URL", vec!["empty"]),
+        (at("s3cr3t.example/aiuta_jwt"), "AIUTA_TOKEN_URL", vec!["https://host/path"]),
+        (at("http://s3cr3t.example/aiuta_jwt"), "AIUTA_TOKEN_URL", vec!["http to another machine"]),
+        (at("https://u:s3cr3t@shop.example/"), "AIUTA_TOKEN_URL", vec!["user info"]),
+        (vec![("AIUTA_SUBSCRIPTION_ID", "s3cr3t\n"), url], "AIUTA_SUBSCRIPTION_ID", vec!["line break"]),
         (vec![("AIUTA_API_KEY", "")], "AIUTA_API_KEY", vec!["empty"]),
         (vec![("AIUTA_API_KEY", "s3cr3t\n")], "AIUTA_API_KEY", vec!["line break"]),
         (vec![key, ("AIUTA_ORIGIN", "")], "AIUTA_ORIGIN", vec!["empty"]),
         (vec![key, ("AIUTA_ORIGIN", "s3cr3t.example")], "AIUTA_ORIGIN", vec!["https://host"]),
         (vec![key, ("AIUTA_ORIGIN", "http://s3cr3t.example")], "AIUTA_ORIGIN", vec!["https"]),
         (vec![key, ("AIUTA_ORIGIN", "https://u:s3cr3t@api.aiuta.com")], "AIUTA_ORIGIN", vec!["user info"]),
-        (vec![("AIUTA_ORIGIN", "https://api.aiuta.com")], "AIUTA_API_KEY", all.to_vec()),
+        (vec![("AIUTA_ORIGIN", "https://api.aiuta.com")], "AIUTA_API_KEY", all),
     ];
     for (number, (variable, _)) in JWT.into_iter().enumerate() {
         cases.push((half(number).collect(), variable, vec!["missing"]));

@@ -218,7 +218,7 @@ fn wrong_arguments_have_a_status_of_their_own() {
     }
     let help = run(example().arg("--help"));
     assert_eq!(help.status, Some(0));
-    for text in ["cargo run --example try_on", "AIUTA_JWT_SECRET", "--photo", "--sku", "--out"] {
+    for text in ["cargo run --example try_on", "AIUTA_JWT_SECRET", "AIUTA_TOKEN_URL", "--photo", "--sku", "--out"] {
         assert!(help.stdout.contains(text), "{text} is not in {}", help.stdout);
     }
 }

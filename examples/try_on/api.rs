@@ -149,7 +149,9 @@ fn refused(what: &str, origin: &str, response: &Response<Bytes>, sent: Option<Cr
         }
         (StatusCode::UNAUTHORIZED, Credential::ApiKey) => "Check AIUTA_API_KEY",
         (StatusCode::UNAUTHORIZED, Credential::UserId) => "Check AIUTA_SUBSCRIPTION_ID",
-        (StatusCode::UNAUTHORIZED, _) => "Check AIUTA_JWT_ISSUER and AIUTA_JWT_SECRET, and this machine's clock",
+        (StatusCode::UNAUTHORIZED, _) => {
+            "Check AIUTA_JWT_ISSUER and AIUTA_JWT_SECRET, or AIUTA_TOKEN_URL, and this machine's clock"
+        }
         (StatusCode::FORBIDDEN, _) => "Ask Aiuta whether the account may do this",
         (StatusCode::TOO_MANY_REQUESTS, _) => "Come back a little later",
         (StatusCode::NOT_FOUND, _) => "Is AIUTA_ORIGIN right?",

@@ -16,6 +16,8 @@ Environment (if any of it is set, the run goes to Aiuta itself, and starts one o
   AIUTA_API_KEY          the ApiKey scheme with this key
   AIUTA_SUBSCRIPTION_ID, AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET
                          the Jwt scheme, tokens signed in this process
+  AIUTA_SUBSCRIPTION_ID, AIUTA_TOKEN_URL
+                         the Jwt scheme, tokens from a backend (http on this machine: this program has no TLS for it)
   AIUTA_ORIGIN           instead of https://api.aiuta.com; http for loopback only";
 
 /// Tries clothes on a photo, with Aiuta's virtual try-on API: upload, start, poll, download.

@@ -1,6 +1,8 @@
 //! [`RemoteIssuer`]: tokens from the integrator's backend, asked as the official SDKs ask it.
 
 mod answer;
+#[cfg(feature = "reqwest-middleware")]
+mod client;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,6 +15,8 @@ use http_body::Body;
 use http_body_util::Full;
 use tower_service::Service;
 
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use self::client::Client;
 use super::{TokenError, TokenRequest, TokenSource};
 use crate::body::read_limited;
 use crate::credential::secret_value;

@@ -1,8 +1,9 @@
 //! The layer without default features, driven by an executor that is no runtime: every kind of request, a token that has to be waited
-//! for, a refresh and a replay. It panics if anything is wrong.
+//! for, a refresh and a replay; and what `from_env` says of the features that are missing. It panics if anything is wrong.
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -83,7 +84,34 @@ fn send(service: &mut AiutaAuth<Inner>, request: Request<Full<Bytes>>) -> Status
     })
 }
 
+/// What `from_env` refuses with these variables, by asking [`main`] of another process.
+fn refused(variables: &[(&str, &str)]) -> String {
+    let program = std::env::current_exe().expect("a path");
+    let output = Command::new(program).arg("from-env").env_clear().envs(variables.iter().copied()).output();
+    String::from_utf8(output.expect("it ran").stdout).expect("UTF-8")
+}
+
+fn from_env_says_which_feature_is_missing() {
+    let id = ("AIUTA_SUBSCRIPTION_ID", "id");
+    let missing = if cfg!(feature = "remote") {
+        "the feature `reqwest-middleware`"
+    } else if cfg!(feature = "reqwest-middleware") {
+        "the feature `remote`"
+    } else {
+        "the features `remote` and `reqwest-middleware`"
+    };
+    let said = refused(&[id, ("AIUTA_TOKEN_URL", "https://s3cr3t.example/")]);
+    assert_eq!(said, format!("AIUTA_TOKEN_URL: this program was built without {missing} of tower-aiuta-auth\n"));
+    let said = refused(&[id, ("AIUTA_JWT_ISSUER", "issuer"), ("AIUTA_JWT_SECRET", "s3cr3t")]);
+    assert_eq!(said, "AIUTA_JWT_SECRET: this program was built without the feature `signer` of tower-aiuta-auth\n");
+}
+
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("from-env") {
+        return println!("{}", AiutaAuthLayer::from_env().expect_err("a feature is missing"));
+    }
+    from_env_says_which_feature_is_missing();
+
     let (source, inner) = (Source::default(), Inner::default());
     let layer = AiutaAuthLayer::jwt("id", source.clone()).expect("the settings are right");
     let mut service = layer.layer(inner.clone());
