@@ -3,7 +3,9 @@
 //! `cargo test` builds the example; `cargo test --test try_on_example` does not: it takes the one that is there.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::env;
+#[path = "support/example.rs"]
+mod example;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
@@ -19,17 +21,8 @@ struct Run {
     stderr: String,
 }
 
-/// The example, without the tester's own account.
 fn example() -> Command {
-    // Cargo names the path of no example: target/<profile>/deps/<this test>, target/<profile>/examples/try_on.
-    let profile = env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
-    let path = profile.join("examples").join(format!("try_on{}", env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is not there: `cargo build --example try_on`", path.display());
-    let mut command = Command::new(path);
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AIUTA_")) {
-        command.env_remove(name);
-    }
-    command
+    example::example("try_on")
 }
 
 fn run(command: &mut Command) -> Run {
