@@ -1,8 +1,11 @@
 //! Composition over real transports: hyper-util's client by HTTP/1 and by HTTP/2, reqwest, and axum's `Router` in process, each with Tower's
-//! middleware on either side. The in-process matrix (Buffer, limits, `LoadShed`, boxes) is in `tower.rs`.
+//! middleware on either side; each test's name says what that order does, and README's section on order is the list of them. That nothing is called
+//! without being polled ready is in `tower.rs`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
 
+#[path = "composition/orders.rs"]
+mod orders;
 #[path = "support/servers.rs"]
 mod servers;
 mod support;
@@ -24,7 +27,7 @@ use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::{FakeAiuta, FakeServer, Fault};
-use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, RequestBody, Tokens};
+use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody, Tokens};
 use tower_http::follow_redirect::FollowRedirectLayer;
 use transports::*;
 
@@ -249,14 +252,19 @@ async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() 
 }
 
 #[tokio::test]
-async fn a5_redirects_followed_inside_of_the_layer_take_the_api_key_abroad_as_the_readme_warns() {
+async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abroad_as_the_readme_warns() {
     // Not as it should be: as tower-http is. The layer can't see what happens beneath it.
     for (name, transport) in networks() {
         let (aiuta, _, _foreign, abroad) = there_and_back().await;
-        let layer = AiutaAuthLayer::builder().api_key("key").origins([aiuta.origin()]).build().unwrap();
-        let client = layer.layer(FollowRedirectLayer::new().layer(transport));
-        client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
-        assert_eq!(abroad.only().credentials(), ["x-api-key"], "{name}");
+        for (layer, credential) in [
+            (AiutaAuthLayer::builder().api_key("key"), "x-api-key"),
+            (jwt(Source::new()).access_rule(|_, _| Some(Access::Identified)), "x-user-id"),
+        ] {
+            let layer = layer.origins([aiuta.origin()]).build().unwrap();
+            let client = layer.layer(FollowRedirectLayer::new().layer(transport.clone()));
+            client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
+            assert_eq!(abroad.last().credentials(), [credential], "{name}");
+        }
     }
 }
 
