@@ -4,6 +4,7 @@
 //!
 //! - photos stream through to Aiuta; the proxy remembers whose they are;
 //! - a try-on is started only with a photo of one's own: the layer signs what it is given, so this is the place to check;
+//! - and only who started it may look at it: Aiuta knows the shop, not its users;
 //! - the user is the partition, so that two users never share a token;
 //! - what comes back is Aiuta's answer, without the headers of the request.
 
@@ -31,7 +32,7 @@ struct Proxy {
     aiuta: BoxCloneSyncService<Request<Body>, axum::http::Response<hyper::body::Incoming>, BoxError>,
     /// `https://api.aiuta.com/digital-try-on/v1`, say.
     base: Arc<str>,
-    /// Which photo belongs to whom. A database, in earnest.
+    /// Which photo and which try-on belongs to whom, by id. A database, in earnest.
     owners: Arc<Mutex<HashMap<String, String>>>,
 }
 
@@ -67,6 +68,19 @@ impl Proxy {
         let body = response.into_body().collect().await.map_err(|_| StatusCode::BAD_GATEWAY)?.to_bytes();
         Ok((status, body))
     }
+
+    /// What an answer names in this field is the user's from now on.
+    fn remember(&self, answer: &Bytes, field: &str, user: String) {
+        let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+        if let Some(id) = answer[field].as_str() {
+            self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), user);
+        }
+    }
+
+    fn check(&self, id: &str, user: &str) -> Result<(), StatusCode> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(id).is_some_and(|owner| owner == user) { Ok(()) } else { Err(StatusCode::FORBIDDEN) }
+    }
 }
 
 fn json((status, body): (StatusCode, Bytes)) -> Response {
@@ -83,11 +97,7 @@ async fn upload(State(proxy): State<Proxy>, headers: HeaderMap, body: Body) -> R
         }
     }
     let (status, body) = proxy.send(request.body(body).map_err(|_| StatusCode::BAD_REQUEST)?).await?;
-    if let Ok(serde_json::Value::Object(image)) = serde_json::from_slice(&body)
-        && let Some(id) = image.get("id").and_then(|id| id.as_str())
-    {
-        proxy.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), user);
-    }
+    proxy.remember(&body, "id", user);
     Ok(json((status, body)))
 }
 
@@ -98,10 +108,7 @@ async fn start(
     Json(wanted): Json<TryOn>,
 ) -> Result<Response, StatusCode> {
     let user = user(&headers)?;
-    let owner = proxy.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&wanted.photo).cloned();
-    if owner.as_ref() != Some(&user) {
-        return Err(StatusCode::FORBIDDEN);
-    }
+    proxy.check(&wanted.photo, &user)?;
     let params = AuthParams::new().with("uploaded_image_id", wanted.photo).with("sku_id", wanted.sku);
     // The body is what is signed: there is no second place where they could differ.
     let body = serde_json::to_vec(&params).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
@@ -109,13 +116,15 @@ async fn start(
         .header("content-type", "application/json")
         .body(Body::from(body))
         .map_err(|_| StatusCode::BAD_REQUEST)?;
-    request.extensions_mut().insert(params.with_partition(user));
-    proxy.send(request).await.map(json)
+    request.extensions_mut().insert(params.with_partition(&user));
+    let (status, body) = proxy.send(request).await?;
+    proxy.remember(&body, "operation_id", user);
+    Ok(json((status, body)))
 }
 
 /// `GET /try-ons/{id}`: how it is going.
 async fn look(State(proxy): State<Proxy>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, StatusCode> {
-    user(&headers)?;
+    proxy.check(&id, &user(&headers)?)?;
     let request = Request::get(format!("{}/sku_images_operations/{id}", proxy.base)).body(Body::empty());
     proxy.send(request.map_err(|_| StatusCode::BAD_REQUEST)?).await.map(json)
 }
@@ -147,7 +156,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if aiuta.operations_started() == 1 { Ok(()) } else { Err("one try-on should have been started".into()) }
 }
 
-/// Alice uploads a photo and tries on a dress; Bob wants to use her photo.
+/// Alice uploads a photo and tries on a dress; Bob wants to use her photo, and to see her in that dress.
 async fn two_browsers(address: &str) -> Result<(), Box<dyn Error>> {
     let browser = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let send = async |user: &str, method: &str, path: &str, content_type: &str, body: Vec<u8>| {
@@ -172,6 +181,7 @@ async fn two_browsers(address: &str) -> Result<(), Box<dyn Error>> {
     send("bob", "POST", "/try-ons", "application/json", wanted.clone()).await?;
     let operation = send("alice", "POST", "/try-ons", "application/json", wanted).await?;
     let id = operation["operation_id"].as_str().ok_or("no operation was started")?;
+    send("bob", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
     let seen = send("alice", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
     println!("alice's try-on is  {}", seen["status"].as_str().unwrap_or("unknown"));
     Ok(())
