@@ -1,97 +1,53 @@
-//! What the layer adds to a request, beside the same request through the bare inner service: `cargo bench --bench overhead`.
+//! What the layer adds to a request, beside the same request through the bare inner service, tower-http's static header, and the parts
+//! that the work can't do without: `cargo bench --bench overhead`.
 //!
-//! The inner service reads every header of what it gets, so that nothing the layer did can be optimized away. Requests are made
-//! outside of what is timed.
+//! Each number has the cost of the same request through the inner service in it, which is its `floor`: what a case adds is the
+//! difference. Requests are made, and what they return is dropped, outside of what is timed. `benches/README.md` has the bars.
 
+mod support;
+
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use divan::{Bencher, black_box};
-use http::{Request, Response};
-use http_body_util::Full;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Request, Response};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use quick_cache::sync::Cache;
 use tower::{Layer, Service};
-use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, Jwt, NoReplay, TokenError, TokenRequest, TokenSource};
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{
+    AiutaAuth, AiutaAuthLayer, AuthParams, Clock, Jwt, SystemClock, TokenError, TokenRequest, TokenSource,
+};
+use tower_http::auth::AddAuthorizationLayer;
 
-type Req = Request<Full<Bytes>>;
+use support::{
+    Claims, Inner, Req, SECRET, SUBSCRIPTION_ID, jwt, params, poll, run, try_on, try_on_with_params, without_replay,
+};
+
+const ORIGIN: &str = "https://api.aiuta.com";
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 fn main() {
     divan::main();
 }
 
-/// Answers with the number of bytes in the request's headers.
-#[derive(Clone)]
-struct Inner;
-
-impl Service<Req> for Inner {
-    type Response = Response<usize>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<usize>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Req) -> Self::Future {
-        let bytes = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        ready(Ok(Response::new(black_box(bytes))))
-    }
+/// The layer around the inner service, its tokens signed on the spot.
+fn layer(inner: Inner) -> AiutaAuth<Inner> {
+    jwt().build().expect("the settings are right").layer(inner)
 }
 
-/// Makes the same token for all params; the cache takes it for many.
-struct OneToken;
-
-impl TokenSource for OneToken {
-    async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
-        // {"exp":4000000000}, and a signature of the usual length
-        let signature = "c".repeat(43);
-        Ok(Jwt::parse(format!("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.{signature}"))?)
-    }
-}
-
-fn jwt() -> AiutaAuthLayer {
-    AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", OneToken).expect("the settings are right")
-}
-
-fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Req {
-    Request::builder()
-        .method(method)
-        .uri(format!("https://api.aiuta.com/digital-try-on/v1/{path}"))
-        .header("content-type", "application/json")
-        .header("accept", "application/json")
-        .header("user-agent", "bench/1.0")
-        .body(Full::new(body.into()))
-        .expect("a request")
-}
-
-fn try_on(number: usize) -> Req {
-    let body = format!(r#"{{"uploaded_image_id":"user_image-06f5948c-{number}","sku_ids":["dress-1","belt-7"]}}"#);
-    request("POST", "sku_images_operations", body)
-}
-
-fn with_params(number: usize) -> Req {
-    let mut request = try_on(number);
-    let params = AuthParams::new()
-        .with("uploaded_image_id", format!("user_image-06f5948c-{number}"))
-        .with("sku_ids", ["dress-1", "belt-7"]);
-    request.extensions_mut().insert(params);
-    request
-}
-
-fn run<S: Service<Req, Response = Response<usize>>>(service: &mut S, request: Req) -> usize {
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(service.poll_ready(&mut cx).is_ready());
-    match pin!(service.call(request)).poll(&mut cx) {
-        Poll::Ready(Ok(response)) => response.into_body(),
-        _ => unreachable!("nothing here has to wait"),
-    }
-}
-
-/// Times `layer` around the inner service on the requests that `make` makes for the numbers below `keys`, each sent once before.
-fn bench(bencher: Bencher<'_, '_>, layer: &AiutaAuthLayer, keys: usize, make: impl Fn(usize) -> Req) {
-    let mut service = layer.layer(Inner);
+/// Times `service` on the requests that `make` makes for the numbers below `keys`, each sent once before.
+fn bench<S>(bencher: Bencher<'_, '_>, mut service: S, keys: usize, make: impl Fn(usize) -> Req)
+where
+    S: Service<Req, Response = Response<usize>>,
+{
     for number in 0..keys {
         run(&mut service, make(number));
     }
@@ -101,44 +57,237 @@ fn bench(bencher: Bencher<'_, '_>, layer: &AiutaAuthLayer, keys: usize, make: im
         .bench_local_values(|request| run(&mut service, request));
 }
 
-#[divan::bench]
-fn floor_try_on(bencher: Bencher<'_, '_>) {
-    bencher.with_inputs(|| with_params(1)).bench_local_values(|request| run(&mut Inner, request));
+/// `x-user-id` and `x-api-key` go on every request; the floor, what they are made of, and a peer.
+mod header {
+    use super::*;
+
+    #[divan::bench]
+    fn floor(bencher: Bencher<'_, '_>) {
+        bench(bencher, Inner, 1, |_| poll(ORIGIN));
+    }
+
+    /// The insertion, and the two removals of rule A1.
+    #[divan::bench]
+    fn parts(bencher: Bencher<'_, '_>) {
+        // Read at run time, as every secret: a value that is shared, and counted.
+        let id = HeaderValue::from_str(SUBSCRIPTION_ID).expect("it is legal");
+        let service = Before(move |request: &mut Req| {
+            let headers = request.headers_mut();
+            headers.remove(AUTHORIZATION);
+            headers.remove(X_API_KEY);
+            headers.insert(X_USER_ID, id.clone());
+        });
+        bench(bencher, service, 1, |_| poll(ORIGIN));
+    }
+
+    #[divan::bench]
+    fn user_id(bencher: Bencher<'_, '_>) {
+        bench(bencher, layer(Inner), 1, |_| poll(ORIGIN));
+    }
+
+    #[divan::bench]
+    fn api_key(bencher: Bencher<'_, '_>) {
+        bench(
+            bencher,
+            AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is right").layer(Inner),
+            1,
+            |_| poll(ORIGIN),
+        );
+    }
+
+    /// One header for every request, to whatever host.
+    #[divan::bench]
+    fn tower_http(bencher: Bencher<'_, '_>) {
+        bench(bencher, AddAuthorizationLayer::bearer(TOKEN).layer(Inner), 1, |_| poll(ORIGIN));
+    }
+
+    #[divan::bench]
+    fn untrusted_origin(bencher: Bencher<'_, '_>) {
+        let service = layer(Inner);
+        bench(bencher, service, 1, |_| {
+            Request::get("https://storage.example/photo.png").body(Default::default()).unwrap()
+        });
+    }
 }
 
-#[divan::bench]
-fn api_key(bencher: Bencher<'_, '_>) {
-    let layer = AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is right");
-    bench(bencher, &layer, 1, try_on);
+/// A token out of the cache, by params in the request's extensions.
+mod hit {
+    use super::*;
+
+    #[divan::bench]
+    fn floor(bencher: Bencher<'_, '_>) {
+        bench(bencher, Inner, 1_000, |key| without_replay(ORIGIN, key));
+    }
+
+    /// A reading of the clock, a look into the bare store, the insertion, and the two removals of rule A1.
+    #[divan::bench(args = [1, 1_000, 10_000])]
+    fn parts(bencher: Bencher<'_, '_>, keys: usize) {
+        let store = Cache::with(
+            20_000,
+            20_000,
+            quick_cache::UnitWeighter,
+            RandomState::new(),
+            quick_cache::sync::DefaultLifecycle::default(),
+        );
+        for number in 0..keys {
+            store.insert(params(number), Arc::new(HeaderValue::from_str(TOKEN).expect("it is legal")));
+        }
+        let service = Before(move |request: &mut Req| {
+            black_box(SystemClock.now());
+            let params = request.extensions().get::<AuthParams>().expect("they are there");
+            let token: Arc<HeaderValue> = store.get(params).expect("it is there");
+            let headers = request.headers_mut();
+            headers.remove(X_USER_ID);
+            headers.remove(X_API_KEY);
+            headers.insert(AUTHORIZATION, HeaderValue::clone(&token));
+        });
+        bench(bencher, service, keys, |key| without_replay(ORIGIN, key));
+    }
+
+    #[divan::bench(args = [1, 1_000, 10_000])]
+    fn without_replay_kept(bencher: Bencher<'_, '_>, keys: usize) {
+        bench(bencher, layer(Inner), keys, |key| without_replay(ORIGIN, key));
+    }
+
+    #[divan::bench(args = [1, 1_000, 10_000])]
+    fn able_to_replay(bencher: Bencher<'_, '_>, keys: usize) {
+        bench(bencher, layer(Inner), keys, |key| try_on_with_params(ORIGIN, key));
+    }
+
+    /// The token is about to expire, and its refresh is under way.
+    #[divan::bench]
+    fn in_refresh_window(bencher: Bencher<'_, '_>) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+        let layer = AiutaAuthLayer::builder()
+            .jwt(SUBSCRIPTION_ID, OnceOnly::default())
+            .clock(clock.clone())
+            .build()
+            .expect("the settings are right");
+        let mut service = layer.layer(Inner);
+        run(&mut service, without_replay(ORIGIN, 0));
+        clock.advance(Duration::from_secs(50));
+        bench(bencher, service, 1, |key| without_replay(ORIGIN, key));
+        assert_eq!(layer.tokens().expect("it is there").stats().refreshes, 1);
+    }
 }
 
-#[divan::bench]
-fn user_id(bencher: Bencher<'_, '_>) {
-    bench(bencher, &jwt(), 1, |_| request("GET", "sku_images_operations/06f5948c", ""));
+/// A token out of the cache, by params in the JSON body.
+mod hit_by_body {
+    use super::*;
+
+    #[divan::bench]
+    fn floor(bencher: Bencher<'_, '_>) {
+        bench(bencher, Inner, 1_000, |key| try_on(ORIGIN, key));
+    }
+
+    #[divan::bench]
+    fn able_to_replay(bencher: Bencher<'_, '_>) {
+        bench(bencher, layer(Inner), 1_000, |key| try_on(ORIGIN, key));
+    }
+
+    #[divan::bench]
+    fn without_replay_kept(bencher: Bencher<'_, '_>) {
+        let layer = jwt().replay_unauthorized(false);
+        bench(bencher, layer.build().expect("the settings are right").layer(Inner), 1_000, |key| try_on(ORIGIN, key));
+    }
 }
 
-#[divan::bench(args = [1, 1_000, 10_000])]
-fn jwt_hit_by_extension(bencher: Bencher<'_, '_>, keys: usize) {
-    bench(bencher, &jwt(), keys, |number| {
-        let mut request = with_params(number);
-        request.extensions_mut().insert(NoReplay);
-        request
-    });
+/// No token in the cache: one is signed.
+mod miss {
+    use super::*;
+
+    const KEYS: std::ops::RangeFrom<usize> = 0..;
+
+    #[divan::bench]
+    fn floor(bencher: Bencher<'_, '_>) {
+        let mut next = KEYS;
+        bencher
+            .with_inputs(|| without_replay(ORIGIN, next.next().expect("enough")))
+            .bench_local_values(|request| run(&mut Inner, request));
+    }
+
+    #[divan::bench]
+    fn with_signer(bencher: Bencher<'_, '_>) {
+        let mut service = layer(Inner);
+        let mut next = KEYS;
+        bencher
+            .with_inputs(|| without_replay(ORIGIN, next.next().expect("enough")))
+            .bench_local_values(|request| run(&mut service, request));
+    }
+
+    /// The same claims, signed by jsonwebtoken itself.
+    #[divan::bench]
+    fn jsonwebtoken_alone(bencher: Bencher<'_, '_>) {
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let mut next = KEYS;
+        bencher
+            .with_inputs(|| Claims::new(next.next().expect("enough")))
+            .bench_local_values(|claims| encode(&Header::default(), &claims, &key).expect("it can be signed").len());
+    }
 }
 
-#[divan::bench(args = [1, 1_000, 10_000])]
-fn jwt_hit_by_extension_able_to_replay(bencher: Bencher<'_, '_>, keys: usize) {
-    bench(bencher, &jwt(), keys, with_params);
+/// Two threads against one: hits of 10,000 keys in a cache of 20,000, beside a loop that shares nothing.
+mod threads {
+    use super::*;
+
+    const KEYS: usize = 10_000;
+
+    #[divan::bench(threads = [1, 2])]
+    fn hit(bencher: Bencher<'_, '_>) {
+        let layer = jwt().max_tokens(2 * KEYS);
+        let service = layer.build().expect("the settings are right").layer(Inner);
+        for number in 0..KEYS {
+            run(&mut service.clone(), without_replay(ORIGIN, number));
+        }
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        bencher
+            .with_inputs(|| {
+                let number = next.fetch_add(1, Ordering::Relaxed).wrapping_mul(7919) % KEYS;
+                (service.clone(), Some(without_replay(ORIGIN, number)))
+            })
+            .bench_refs(|(service, request)| run(service, request.take().expect("it is sent once")));
+    }
+
+    #[divan::bench(threads = [1, 2])]
+    fn arithmetic(bencher: Bencher<'_, '_>) {
+        bencher.bench(|| (0..black_box(500_u64)).fold(1, |product: u64, n| black_box(product.wrapping_mul(n | 1))));
+    }
 }
 
-#[divan::bench]
-fn jwt_hit_by_body(bencher: Bencher<'_, '_>) {
-    bench(bencher, &jwt(), 1_000, try_on);
+/// A token of the usual length.
+const TOKEN: &str =
+    concat!("Bearer eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.", "ccccccccccccccccccccccccccccccccccccccccccc",);
+
+/// Does something to each request before it goes on to [`Inner`].
+struct Before<F>(F);
+
+impl<F: FnMut(&mut Req)> Service<Req> for Before<F> {
+    type Response = Response<usize>;
+    type Error = Infallible;
+    type Future = <Inner as Service<Req>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        self.0(&mut request);
+        Inner.call(request)
+    }
 }
 
-#[divan::bench]
-fn untrusted_origin(bencher: Bencher<'_, '_>) {
-    bench(bencher, &jwt(), 1, |_| {
-        Request::get("https://storage.example/photo.png").body(Full::default()).expect("a request")
-    });
+/// A token for 60 seconds at once, and never another.
+#[derive(Default)]
+struct OnceOnly(AtomicBool);
+
+impl TokenSource for OnceOnly {
+    async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
+        if self.0.swap(true, Ordering::Relaxed) {
+            pending::<()>().await;
+        }
+        // {"iat":1767225600,"exp":1767225660}
+        Ok(Jwt::parse("eyJhbGciOiJIUzI1NiJ9.eyJpYXQiOjE3NjcyMjU2MDAsImV4cCI6MTc2NzIyNTY2MH0.c2ln")?)
+    }
 }

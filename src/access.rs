@@ -117,7 +117,7 @@ fn is_identified(method: &Method, path: &str) -> bool {
     }
     let collections = ["sku_images_operations/", "sku_try_on_operations/", "uploaded_images/"];
     match collections.into_iter().find_map(|collection| path.strip_prefix(collection)) {
-        Some(id) => !id.is_empty() && id.bytes().all(|byte| byte != b'/'),
+        Some(id) => !id.is_empty() && !id.contains('/'),
         None => matches!(path, "predefined_try_on_models" | "try_on_models" | "subscription_details"),
     }
 }

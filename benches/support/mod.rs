@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use serde::Serialize;
 use tower::Service;
-use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, AuthParams, JwtSigner};
+use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, AuthParams, JwtSigner, NoReplay};
 
 pub type Req = Request<Full<Bytes>>;
 
@@ -21,11 +22,39 @@ pub fn measuring() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
+const ISSUER: &str = "65f0c0ffee65f0c0ffee65f1";
+pub const SECRET: &str = "a secret of thirty-two characters";
+pub const SUBSCRIPTION_ID: &str = "65f0c0ffee65f0c0ffee65f0";
+
 /// A layer with tokens as they are in use, about 330 bytes, each another. They outlive the bench, so that no time of day is in it.
 pub fn jwt() -> AiutaAuthBuilder {
-    let signer =
-        JwtSigner::hs256("65f0c0ffee65f0c0ffee65f1", "a secret of thirty-two characters").expect("both are right");
-    AiutaAuthLayer::builder().jwt("65f0c0ffee65f0c0ffee65f0", signer.lifetime(Duration::from_secs(3600)))
+    let signer = JwtSigner::hs256(ISSUER, SECRET).expect("both are right");
+    AiutaAuthLayer::builder().jwt(SUBSCRIPTION_ID, signer.lifetime(Duration::from_secs(3600)))
+}
+
+/// What the signer of [`jwt`] signs, for jsonwebtoken itself.
+#[derive(Serialize)]
+pub struct Claims {
+    iss: &'static str,
+    iat: u64,
+    exp: u64,
+    #[serde(flatten)]
+    params: AuthParams,
+}
+
+impl Claims {
+    pub fn new(number: usize) -> Self {
+        Self { iss: ISSUER, iat: 1_767_225_600, exp: 1_767_229_200, params: params(number) }
+    }
+}
+
+/// A poll of an operation, which needs no token.
+pub fn poll(origin: &str) -> Req {
+    Request::get(format!("{origin}/digital-try-on/v1/sku_images_operations/06f5948c-3f0e-4b52-9c1d-0123456789ab"))
+        .header("accept", "application/json")
+        .header("user-agent", "bench/1.0")
+        .body(Full::default())
+        .expect("a request")
 }
 
 /// The request that starts try-on number `number`.
@@ -43,6 +72,13 @@ pub fn try_on(origin: &str, number: usize) -> Req {
 pub fn try_on_with_params(origin: &str, number: usize) -> Req {
     let mut request = try_on(origin, number);
     request.extensions_mut().insert(params(number));
+    request
+}
+
+/// The same, never to be sent twice.
+pub fn without_replay(origin: &str, number: usize) -> Req {
+    let mut request = try_on_with_params(origin, number);
+    request.extensions_mut().insert(NoReplay);
     request
 }
 

@@ -1,0 +1,148 @@
+//! What a request allocates on its way through the layer: nothing, where its token is in the cache and nothing has to be kept of it.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use allocation_counter::measure;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, Service};
+use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AuthParams, JwtSigner, NoReplay};
+
+type Req = Request<Full<Bytes>>;
+
+/// Takes requests as they come, and lets them go.
+#[derive(Clone)]
+struct Inner;
+
+impl Service<Req> for Inner {
+    type Response = Response<bool>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<bool>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        ready(Ok(Response::new(request.headers().contains_key(AUTHORIZATION))))
+    }
+}
+
+fn jwt() -> AiutaAuth<Inner> {
+    let signer = JwtSigner::hs256("issuer", "secret").expect("both are right");
+    AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer).expect("the settings are right").layer(Inner)
+}
+
+fn try_on() -> Req {
+    let params = AuthParams::new().with("uploaded_image_id", "photo-1").with("sku_ids", ["dress-1", "belt-7"]);
+    let body = r#"{"uploaded_image_id":"photo-1","sku_ids":["dress-1","belt-7"]}"#;
+    Request::post("https://api.aiuta.com/digital-try-on/v1/sku_images_operations")
+        .header("content-type", "application/json")
+        .extension(params)
+        .body(Full::from(body))
+        .expect("a request")
+}
+
+/// A poll whose headers fill the map that they are in: one more makes it grow.
+fn poll_with_full_headers() -> Req {
+    let mut request = Request::get("https://api.aiuta.com/digital-try-on/v1/sku_images_operations/1");
+    let headers = request.headers_mut().expect("a request so far");
+    while headers.len() < 4 || headers.len() < headers.capacity() {
+        let name = HeaderName::try_from(format!("x-{}", headers.len())).expect("a name");
+        headers.insert(name, HeaderValue::from_static("value"));
+    }
+    request.body(Full::default()).expect("a request")
+}
+
+/// The allocations of one request, and whether it left with a token.
+fn send(service: &mut AiutaAuth<Inner>, request: Req) -> (u64, bool) {
+    let mut authorized = false;
+    let mut request = Some(request);
+    let allocations = measure(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut cx).is_ready());
+        let request = request.take().expect("measured once");
+        let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else { panic!("it has to wait") };
+        authorized = response.into_body();
+    });
+    (allocations.count_total, authorized)
+}
+
+#[test]
+fn a_hit_that_is_not_kept_allocates_nothing() {
+    let mut service = jwt();
+    let without_replay = || {
+        let mut request = try_on();
+        request.extensions_mut().insert(NoReplay);
+        request
+    };
+    let (miss, _) = send(&mut service, without_replay());
+    assert!(miss > 0, "the first request makes a token");
+    assert_eq!(send(&mut service, without_replay()), (0, true));
+}
+
+#[test]
+fn a_hit_for_no_params_allocates_nothing() {
+    let mut service = jwt();
+    let delete = || {
+        let mut request = try_on();
+        *request.method_mut() = Method::DELETE;
+        request.extensions_mut().clear();
+        request.extensions_mut().insert(NoReplay);
+        request
+    };
+    send(&mut service, delete());
+    assert_eq!(send(&mut service, delete()), (0, true));
+}
+
+#[test]
+fn a_hit_that_may_be_sent_again_allocates_what_its_copy_takes() {
+    let mut service = jwt();
+    send(&mut service, try_on());
+
+    let original = try_on();
+    let copy = measure(|| {
+        // The credential is in the copy as well.
+        let mut headers = original.headers().clone();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer"));
+        black_box((headers, original.uri().clone(), original.extensions().clone(), original.body().clone()));
+    });
+    let (allocations, authorized) = send(&mut service, try_on());
+    assert!(authorized);
+    assert!(allocations > 0, "there is a copy");
+    assert!(allocations <= copy.count_total, "{allocations} allocations, {} for the copy", copy.count_total);
+}
+
+#[test]
+fn one_header_allocates_what_its_insertion_takes() {
+    let mut plain = poll_with_full_headers();
+    let insertion = measure(|| {
+        plain.headers_mut().insert(HeaderName::from_static("x-user-id"), HeaderValue::from_static("id"));
+    });
+    assert!(insertion.count_total > 0, "the map has to grow");
+
+    let api_key = AiutaAuthLayer::api_key("key").expect("the key is right").layer(Inner);
+    for mut service in [api_key, jwt()] {
+        // What is set up once in a process and thread is not the request's.
+        send(&mut service, poll_with_full_headers());
+        let (allocations, _) = send(&mut service, poll_with_full_headers());
+        assert_eq!(allocations, insertion.count_total);
+    }
+}
+
+/// That the counter counts: reading a body takes memory.
+#[test]
+fn the_counter_counts() {
+    let body = try_on().into_body();
+    let reading = measure(|| {
+        let collected = futures::executor::block_on(body.collect()).expect("it is there");
+        assert!(!black_box(collected.to_bytes().to_vec()).is_empty());
+    });
+    assert!(reading.count_total > 0);
+}
