@@ -111,6 +111,7 @@ mod secured;
 mod service;
 mod settings;
 mod source;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tokens;

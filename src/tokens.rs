@@ -17,8 +17,13 @@ mod stats;
 mod store;
 mod waiter;
 
+/// Tries the schedules of all the above; with the checker's locks only (see docs/DESIGN.md, "How it is tested").
+#[cfg(tower_aiuta_auth_model)]
+#[path = "../tests/model/model.rs"]
+mod model;
+
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use self::board::{Boarded, Saw};
@@ -28,6 +33,7 @@ use self::inner::Inner;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
+use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::entry::Freshness;
 pub(crate) use self::inner::TokensConfig;

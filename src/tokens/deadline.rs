@@ -1,14 +1,14 @@
 //! How long one waiter waits: by tokio's timer where there is one, otherwise by the [`Clock`](crate::Clock) whenever it is polled
 //! (rules C4, C6).
 
-use std::time::Duration;
-
-#[cfg(feature = "tokio")]
+#[cfg(tower_aiuta_auth_model)]
+pub(crate) use super::model::Deadline;
+#[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
 pub(crate) use with_tokio::Deadline;
-#[cfg(not(feature = "tokio"))]
+#[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 pub(crate) use without_tokio::Deadline;
 
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
 mod with_tokio {
     use std::collections::VecDeque;
     use std::future::Future;
@@ -20,8 +20,8 @@ mod with_tokio {
     use tokio::runtime::{Handle, Id};
     use tokio::time::{Instant, Sleep, sleep_until};
 
-    use super::Duration;
     use crate::tokens::lock;
+    use std::time::Duration;
 
     /// A timer that is set at the first poll, on the runtime it is polled on.
     ///
@@ -85,11 +85,11 @@ mod with_tokio {
     }
 }
 
-#[cfg(not(feature = "tokio"))]
+#[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 mod without_tokio {
     use std::task::{Context, Poll};
 
-    use super::Duration;
+    use std::time::Duration;
 
     pub(crate) struct Deadline;
 

@@ -1,9 +1,9 @@
 //! A cached token: until when it is used, and when the next refresh is due. Pure decisions on plain values of time.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::jwt::Jwt;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What a lifetime is cut by at most, so that no token expires on its way (rule D1).
 const MAX_MARGIN: Duration = Duration::from_secs(5);
@@ -154,5 +154,5 @@ fn millis(time: SystemTime) -> u64 {
     since.as_secs().saturating_mul(1000).saturating_add(since.subsec_millis().into())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tower_aiuta_auth_model)))]
 mod tests;

@@ -16,8 +16,7 @@ mod seat;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::SystemTime;
 
@@ -30,6 +29,8 @@ use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{SourceCall, TokenError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::trace;
 
 /// Why a flight began.

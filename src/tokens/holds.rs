@@ -1,12 +1,13 @@
 //! Pauses that the source asked for: until when it is not called, for everyone or for one partition (rule G2).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::lock;
 use crate::error::AuthError;
 use crate::source::TokenError;
+use crate::sync::Mutex;
 
 /// The longest pause that is obeyed.
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);

@@ -1,6 +1,6 @@
 //! What all handles share: the store, the flights that fill it, and what becomes of a flight's result.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::board::Saw;
@@ -15,6 +15,7 @@ use crate::error::{AuthError, AuthErrorKind};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{BoxTokenSource, TokenError, TokenRequest};
+use crate::sync::Mutex;
 use crate::trace;
 
 /// Refused tokens are remembered for so many keys, until a new token is there; past it a source is not told

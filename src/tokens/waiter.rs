@@ -90,26 +90,35 @@ impl Future for Waiter {
 }
 
 /// Has a task drive the flight, if there is a runtime to spawn it on.
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
 pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Flight>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     flight.home.set(&runtime);
-    let watch = Watch::new(inner, Arc::clone(flight), Role::Task);
-    drop(runtime.spawn(Task { inner: Arc::downgrade(inner), watch }));
+    drop(runtime.spawn(Task::new(inner, flight)));
 }
 
-#[cfg(not(feature = "tokio"))]
+#[cfg(tower_aiuta_auth_model)]
+pub(crate) use super::model::spawn;
+
+#[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 pub(crate) fn spawn(_inner: &Arc<Inner>, _flight: &Arc<Flight>) {}
 
 /// Drives a flight to its end, whether or not its callers are still there (rule C3). It does not keep the cache alive: when the last
 /// handle goes, the flight ends and the task with it (rule C4).
-#[cfg(feature = "tokio")]
-struct Task {
+#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
+pub(super) struct Task {
     inner: std::sync::Weak<Inner>,
     watch: Watch,
 }
 
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
+impl Task {
+    pub(super) fn new(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Self {
+        Self { inner: Arc::downgrade(inner), watch: Watch::new(inner, Arc::clone(flight), Role::Task) }
+    }
+}
+
+#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl Future for Task {
     type Output = ();
 
@@ -122,7 +131,7 @@ impl Future for Task {
     }
 }
 
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl Drop for Task {
     /// Dropped before the end, the task's runtime was shut down.
     fn drop(&mut self) {

@@ -1,10 +1,10 @@
 //! Seats in a flight: who awaits it, who drives it, and how to wake them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Flight, Outcome};
+use crate::sync::atomic::Ordering;
 use crate::tokens::lock;
 
 /// Who has a seat in a flight.

@@ -1,0 +1,245 @@
+//! Flights: joined, ended in every way, left by those who await them, forgotten and late (rules C1, C3 to C6, G1).
+
+use super::explore;
+use super::world::*;
+use crate::error::AuthErrorKind::{FetchTimeout, Overloaded, TokenSource};
+
+/// Everywhere where a flight is driven without anybody's deadline.
+const DRIVEN: [Option<crate::tokens::model::runtime::Abilities>; 4] = [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS];
+
+fn everywhere(scenario: impl Fn(Settings) + Clone + Send + Sync + 'static) {
+    for home in DRIVEN {
+        let scenario = scenario.clone();
+        explore(move || scenario(Settings::on(home)));
+    }
+}
+
+#[test]
+fn c1_callers_share_one_flight() {
+    for wait in [Wait::No, Wait::Turns(2), Wait::Gate] {
+        everywhere(move |settings| {
+            let world = World::new(settings, move |_| (wait, End::Token));
+            let callers = world.callers(3, 0);
+            world.open();
+            assert_eq!(join(callers), [Ok(0); 3]);
+            assert_eq!(world.calls(), 1);
+            world.settle();
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c1_callers_share_its_error_and_the_next_starts_another() {
+    for end in [End::Fail, End::Panic] {
+        everywhere(move |settings| {
+            let world = World::new(
+                settings,
+                move |number| if number == 0 { (Wait::Gate, end) } else { (Wait::No, End::Token) },
+            );
+            let callers = world.callers(3, 0);
+            world.open();
+            let got = join(callers);
+            assert!(got.iter().all(|got| matches!(got, Err(TokenSource) | Ok(1))), "{got:?}");
+            assert!(got.contains(&Err(TokenSource)), "whoever started the flight");
+            assert_eq!(world.get(0), Ok(1));
+            assert_eq!((world.calls(), world.most_live()), (2, 1));
+            world.settle();
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c3_the_leader_leaves_and_the_others_go_on() {
+    for wait in [Wait::Turns(2), Wait::Gate] {
+        everywhere(move |settings| {
+            let world = World::new(settings, move |_| (wait, End::Token));
+            let leader = world.spawn(|world| world.try_get(0, 2));
+            let followers = world.callers(2, 0);
+            world.open();
+            assert!(matches!(leader.join().unwrap(), None | Some(Ok(0))));
+            assert_eq!(join(followers), [Ok(0); 2]);
+            assert_eq!(world.calls(), 1);
+            world.settle();
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c3_everyone_leaves_and_the_next_goes_on() {
+    everywhere(|settings| {
+        let world = World::new(settings, |_| (Wait::Gate, End::Token));
+        let leavers = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(0, 2))];
+        let opener = world.spawn(World::open);
+        join(leavers.into());
+        assert_eq!(world.get(0), Ok(0));
+        opener.join().unwrap();
+        assert_eq!(world.calls(), 1);
+        world.settle();
+        assert_eq!(world.in_the_air(), 0);
+        world.end();
+    });
+}
+
+#[test]
+fn c4_everyone_leaves_and_the_last_handle_goes() {
+    for wait in [Wait::Turns(3), Wait::Gate, Wait::Forever] {
+        for home in [NOWHERE, TOKIO, TIMERLESS, STANDING] {
+            explore(move || {
+                let world = World::new(Settings::on(home), move |_| (wait, End::Token));
+                let leavers = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(1, 2))];
+                // Opened while the last handle goes.
+                let opener = {
+                    let gate = world.gate();
+                    shuttle::thread::spawn(move || gate.open())
+                };
+                join(leavers.into());
+                world.end_beside(|| opener.join().unwrap());
+            });
+        }
+    }
+}
+
+#[test]
+fn e1_nothing_is_published_across_an_invalidation() {
+    for everything in [false, true] {
+        for wait in [Wait::No, Wait::Turns(1), Wait::Gate] {
+            everywhere(move |settings| {
+                let world = World::new(settings, move |_| (wait, End::Token));
+                let mut callers = world.callers(2, 0);
+                callers.push(world.spawn(move |world| {
+                    world.forget((!everything).then_some(0));
+                    world.get(0)
+                }));
+                world.open();
+                assert!(join(callers).iter().all(Result::is_ok));
+                // Which asks for another one only if nothing came after the forgetting.
+                world.get(0).unwrap();
+                assert!(world.calls() <= 2, "one for each generation: {}", world.calls());
+                world.settle();
+                assert_eq!(world.in_the_air(), 0);
+                world.end();
+            });
+        }
+    }
+}
+
+#[test]
+fn c6_a_flight_that_is_late_ends_for_everyone_and_is_replaced() {
+    for home in [TOKIO, STANDING] {
+        explore(move || {
+            let plan = |number| if number == 0 { (Wait::Forever, End::Token) } else { (Wait::No, End::Token) };
+            let world = World::new(Settings::on(home), plan);
+            let callers = world.callers(3, 0);
+            let got = world.pass_time(callers);
+            assert!(got.iter().all(|got| matches!(got, Err(FetchTimeout) | Ok(1))), "{got:?}");
+            assert!(got.contains(&Err(FetchTimeout)), "whoever started the flight");
+            // The time that passed may have ended the second token, too.
+            assert!(matches!(world.get(0), Ok(1 | 2)));
+            assert!(world.calls() <= 3);
+            world.settle();
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c6_where_no_timer_is_an_arrival_ends_it() {
+    for home in [NOWHERE, TIMERLESS, STANDING_TIMERLESS] {
+        explore(move || {
+            let plan = |number| if number == 0 { (Wait::Forever, End::Token) } else { (Wait::Gate, End::Token) };
+            let world = World::new(Settings::on(home), plan);
+            let first = world.callers(2, 0);
+            let opener = world.spawn(World::open);
+            let late = world.spawn(|world| {
+                while world.calls() == 0 {
+                    shuttle::thread::yield_now();
+                }
+                world.time.advance(FETCH_TIMEOUT);
+                world.get(0)
+            });
+            let got = join(first);
+            assert!(got.iter().all(|got| matches!(got, Err(FetchTimeout) | Ok(1))), "{got:?}");
+            assert_eq!(late.join().unwrap(), Ok(1));
+            opener.join().unwrap();
+            assert_eq!(world.calls(), 2);
+            world.settle();
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c5_a_flight_that_is_awaited_stays_and_one_that_is_abandoned_makes_room() {
+    for home in DRIVEN {
+        explore(move || {
+            let world = World::new(Settings { max_flights: 1, ..Settings::on(home) }, |_| (Wait::Gate, End::Token));
+            let awaits = world.callers(1, 0);
+            let leaves = world.spawn(|world| world.try_get(1, 2));
+            let other = world.spawn(|world| world.get(2));
+            let opener = world.spawn(World::open);
+            leaves.join().unwrap();
+            for got in join(awaits).into_iter().chain([other.join().unwrap()]) {
+                assert!(matches!(got, Ok(_) | Err(Overloaded)), "{got:?}");
+            }
+            opener.join().unwrap();
+            // Nobody awaits anything now: whatever is in the air makes room, at the latest when it is late.
+            world.settle();
+            if home.is_some_and(|home| !home.driven) {
+                world.time.advance(FETCH_TIMEOUT);
+            }
+            world.get(3).unwrap();
+            world.settle();
+            assert!(world.calls() <= 4);
+            assert_eq!(world.in_the_air(), 0);
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn c5_two_keys_evict_each_other_while_they_are_awaited() {
+    everywhere(|settings| {
+        let world = World::new(Settings { max_tokens: 1, ..settings }, |_| (Wait::Turns(1), End::Token));
+        let mut callers = world.callers(2, 0);
+        callers.extend(world.callers(2, 1));
+        assert!(join(callers).iter().all(Result::is_ok));
+        assert!((2..=4).contains(&world.calls()));
+        assert!(world.most_live() == 1);
+        world.settle();
+        assert_eq!(world.in_the_air(), 0);
+        world.end();
+    });
+}
+
+/// The flight begins on a runtime that is shut down under it; those who wait are elsewhere.
+#[test]
+fn c4_a_runtime_is_shut_down_in_mid_flight() {
+    for home in [TOKIO, TIMERLESS, STANDING, STANDING_TIMERLESS] {
+        for wait in [Wait::Turns(2), Wait::Gate] {
+            explore(move || {
+                let world = World::new(Settings::on(home), move |_| (wait, End::Token));
+                let _ = world.try_get(0, 1);
+                let elsewhere = world.elsewhere();
+                let waiting = elsewhere.callers(2, 0);
+                let down = world.spawn(World::shut_down);
+                world.open();
+                let got = join(waiting);
+                assert!(got.iter().all(|got| matches!(got, Ok(0 | 1))), "{got:?}");
+                down.join().unwrap();
+                world.settle();
+                assert_eq!(world.in_the_air(), 0);
+                assert!(world.calls() <= 2);
+                drop(elsewhere);
+                world.end();
+            });
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A runtime made of the checker's threads, one for each task, with the timers of the model's [`Time`].
+
+use std::cell::RefCell;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use shuttle::thread::JoinHandle;
+
+use crate::clock::Clock;
+use crate::sync::Mutex;
+use crate::tokens::flight::Flight;
+use crate::tokens::inner::Inner;
+use crate::tokens::lock;
+use crate::tokens::waiter::Task;
+
+/// The time of the clock and of the timers.
+#[derive(Clone)]
+pub(super) struct Time(Arc<Mutex<Timers>>);
+
+struct Timers {
+    now: SystemTime,
+    set: Vec<(SystemTime, Waker)>,
+}
+
+impl Time {
+    pub(super) fn new() -> Self {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        Self(Arc::new(Mutex::new(Timers { now, set: Vec::new() })))
+    }
+
+    /// Moves on, and wakes whom that concerns.
+    pub(super) fn advance(&self, seconds: u64) {
+        let due: Vec<_> = {
+            let mut timers = lock(&self.0);
+            timers.now += Duration::from_secs(seconds);
+            let now = timers.now;
+            timers.set.extract_if(.., |(at, _)| *at <= now).collect()
+        };
+        due.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn poll_until(&self, at: SystemTime, waker: &Waker) -> Poll<()> {
+        let mut timers = lock(&self.0);
+        if timers.now >= at {
+            return Poll::Ready(());
+        }
+        timers.set.push((at, waker.clone()));
+        Poll::Pending
+    }
+}
+
+impl Clock for Time {
+    fn now(&self) -> SystemTime {
+        lock(&self.0).now
+    }
+}
+
+/// What a runtime has to offer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    pub(super) timers: bool,
+    /// Otherwise its tasks stand still: nobody drives it.
+    pub(super) driven: bool,
+}
+
+pub(super) struct Runtime {
+    time: Time,
+    abilities: Abilities,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    down: bool,
+    driven: Vec<JoinHandle<()>>,
+    standing: Vec<Task>,
+    /// To be woken when it is shut down.
+    wakers: Vec<Waker>,
+}
+
+shuttle::thread_local! {
+    static HERE: RefCell<Option<Arc<Runtime>>> = RefCell::new(None);
+}
+
+impl Runtime {
+    pub(super) fn new(time: Time, abilities: Abilities) -> Arc<Self> {
+        Arc::new(Self { time, abilities, tasks: Mutex::default() })
+    }
+
+    /// The rest of this thread is on this runtime.
+    pub(super) fn enter(self: &Arc<Self>) {
+        HERE.with(|here| *here.borrow_mut() = Some(Arc::clone(self)));
+    }
+
+    fn here() -> Option<Arc<Self>> {
+        HERE.with(|here| here.borrow().clone())
+    }
+
+    fn spawn(self: &Arc<Self>, task: Task) {
+        let mut tasks = lock(&self.tasks);
+        if tasks.down {
+            drop(tasks);
+            drop(task);
+        } else if self.abilities.driven {
+            let runtime = Arc::clone(self);
+            tasks.driven.push(shuttle::thread::spawn(move || runtime.drive(task)));
+        } else {
+            tasks.standing.push(task);
+        }
+    }
+
+    fn drive(self: Arc<Self>, task: Task) {
+        self.enter();
+        let mut task = Some(task);
+        shuttle::future::block_on(std::future::poll_fn(move |cx| {
+            if self.is_down(cx) {
+                task = None;
+            }
+            task.as_mut().map_or(Poll::Ready(()), |task| pin!(task).poll(cx))
+        }));
+    }
+
+    fn is_down(&self, cx: &Context<'_>) -> bool {
+        let mut tasks = lock(&self.tasks);
+        tasks.wakers.push(cx.waker().clone());
+        tasks.down
+    }
+
+    /// Drops all tasks where they are.
+    pub(super) fn shut_down(&self) {
+        let (standing, wakers) = {
+            let mut tasks = lock(&self.tasks);
+            tasks.down = true;
+            (std::mem::take(&mut tasks.standing), std::mem::take(&mut tasks.wakers))
+        };
+        drop(standing);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for the tasks to end.
+    pub(super) fn join(&self) {
+        loop {
+            let driven = std::mem::take(&mut lock(&self.tasks).driven);
+            if driven.is_empty() {
+                return;
+            }
+            driven.into_iter().for_each(|task| task.join().expect("a task panicked"));
+        }
+    }
+}
+
+/// In place of tokio's `spawn`.
+pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Flight>) {
+    if let Some(runtime) = Runtime::here() {
+        runtime.spawn(Task::new(inner, flight));
+    }
+}
+
+/// In place of tokio's timers.
+pub(crate) struct Deadline {
+    timeout: Duration,
+    at: Option<SystemTime>,
+}
+
+impl Deadline {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, at: None }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+        let runtime = Runtime::here().filter(|runtime| runtime.abilities.timers)?;
+        let at = *self.at.get_or_insert_with(|| runtime.time.now() + self.timeout);
+        Some(runtime.time.poll_until(at, cx.waker()))
+    }
+}
+
+/// Opened once, from outside: what a source waits for.
+#[derive(Default)]
+pub(super) struct Gate(Mutex<(bool, Vec<Waker>)>);
+
+impl Gate {
+    pub(super) fn open(&self) {
+        let waiting = {
+            let mut gate = lock(&self.0);
+            gate.0 = true;
+            std::mem::take(&mut gate.1)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) async fn pass(&self) {
+        std::future::poll_fn(|cx| {
+            let mut gate = lock(&self.0);
+            if gate.0 {
+                return Poll::Ready(());
+            }
+            gate.1.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Polls a future so often at most, whether it was woken or not; `None` if it is not over then.
+pub(super) struct Impatient<F> {
+    future: Pin<Box<F>>,
+    polls: usize,
+}
+
+impl<F: Future> Impatient<F> {
+    pub(super) fn new(future: F, polls: usize) -> Self {
+        Self { future: Box::pin(future), polls }
+    }
+}
+
+impl<F: Future> Future for Impatient<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.polls == 0 {
+            return Poll::Ready(None);
+        }
+        self.polls -= 1;
+        cx.waker().wake_by_ref();
+        self.future.as_mut().poll(cx).map(Some)
+    }
+}

@@ -1,0 +1,336 @@
+//! A cache, its source and its callers, and what has to be true of them in every schedule.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use shuttle::future::block_on;
+use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use shuttle::thread::{self, JoinHandle};
+
+use super::runtime::{Abilities, Gate, Impatient, Runtime, Time};
+use crate::error::AuthErrorKind;
+use crate::jwt::Jwt;
+use crate::params::AuthParams;
+use crate::source::{BoxTokenSource, TokenError, TokenRequest, TokenSource};
+use crate::tokens::flight::Air;
+use crate::tokens::inner::Inner;
+use crate::tokens::{Freshness, Tokens, TokensConfig};
+
+/// Where callers are.
+pub(super) const NOWHERE: Option<Abilities> = None;
+pub(super) const TOKIO: Option<Abilities> = Some(Abilities { timers: true, driven: true });
+pub(super) const TIMERLESS: Option<Abilities> = Some(Abilities { timers: false, driven: true });
+/// Its flights began on a runtime that nobody drives; the callers have timers, or have not.
+pub(super) const STANDING: Option<Abilities> = Some(Abilities { timers: true, driven: false });
+pub(super) const STANDING_TIMERLESS: Option<Abilities> = Some(Abilities { timers: false, driven: false });
+
+pub(super) const FETCH_TIMEOUT: u64 = 10;
+pub(super) const LIFETIME: u64 = 60;
+/// The time in a token's life at which its refresh is due.
+pub(super) const DUE: u64 = 50;
+
+pub(super) type Key = usize;
+/// The number of a token: which call of the source made it.
+pub(super) type Number = usize;
+
+/// What a call of the source waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    No,
+    /// Wakes itself so often.
+    Turns(usize),
+    /// [`World::open`].
+    Gate,
+    Forever,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Token,
+    Fail,
+    Panic,
+}
+
+pub(super) struct Settings {
+    pub(super) home: Option<Abilities>,
+    pub(super) max_tokens: usize,
+    pub(super) max_flights: usize,
+}
+
+impl Settings {
+    pub(super) fn on(home: Option<Abilities>) -> Self {
+        Self { home, max_tokens: 100, max_flights: 100 }
+    }
+}
+
+/// What is known from outside. Its lock is std's: no schedule depends on it.
+#[derive(Default)]
+struct Book {
+    /// Counts what happens.
+    now: u64,
+    calls: Vec<Call>,
+    /// Calls that are neither over nor dropped.
+    live: HashMap<Key, usize>,
+    most_live: usize,
+    /// No token of a call that began before may come out of the cache.
+    floors: HashMap<Key, u64>,
+    refused: Vec<Number>,
+}
+
+struct Call {
+    key: Key,
+    began: u64,
+}
+
+impl Book {
+    fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+}
+
+struct Source<P> {
+    book: Arc<Mutex<Book>>,
+    gate: Arc<Gate>,
+    plan: P,
+}
+
+struct Live(Arc<Mutex<Book>>, Key);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap().live.get_mut(&self.1).unwrap() -= 1;
+    }
+}
+
+impl<P: Fn(Number) -> (Wait, End) + Send + Sync + 'static> TokenSource for Source<P> {
+    async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
+        let key = key(request.params());
+        let (number, _live) = {
+            let mut book = self.book.lock().unwrap();
+            let began = book.tick();
+            book.calls.push(Call { key, began });
+            let live = book.live.entry(key).or_default();
+            *live += 1;
+            let live = *live;
+            book.most_live = book.most_live.max(live);
+            (book.calls.len() - 1, Live(Arc::clone(&self.book), key))
+        };
+        let (wait, end) = (self.plan)(number);
+        match wait {
+            Wait::No => {}
+            Wait::Turns(turns) => assert!(Impatient::new(std::future::pending::<()>(), turns).await.is_none()),
+            Wait::Gate => self.gate.pass().await,
+            Wait::Forever => std::future::pending().await,
+        }
+        match end {
+            End::Token => Ok(token(number)),
+            End::Fail => Err(TokenError::new("no")),
+            // Not by `panic!`: its hook would tell of a failure.
+            End::Panic => std::panic::resume_unwind(Box::new("a source's panic")),
+        }
+    }
+}
+
+fn params(key: Key) -> AuthParams {
+    AuthParams::new().with("key", i64::try_from(key).unwrap())
+}
+
+fn key(params: &AuthParams) -> Key {
+    params.to_strings()["key"].parse().unwrap()
+}
+
+/// A token without claims, its number in place of a signature.
+fn token(number: Number) -> Jwt {
+    Jwt::parse(format!("eyJhbGciOiJIUzI1NiJ9.e30.{number:04}")).unwrap()
+}
+
+fn number(jwt: &Jwt) -> Number {
+    jwt.expose().rsplit('.').next().unwrap().parse().unwrap()
+}
+
+pub(super) type Got = Result<Number, AuthErrorKind>;
+
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) tokens: Tokens,
+    pub(super) time: Time,
+    runtime: Option<Arc<Runtime>>,
+    gate: Arc<Gate>,
+    book: Arc<Mutex<Book>>,
+}
+
+impl World {
+    pub(super) fn new(settings: Settings, plan: impl Fn(Number) -> (Wait, End) + Send + Sync + 'static) -> Self {
+        let (book, gate) = (Arc::<Mutex<Book>>::default(), Arc::<Gate>::default());
+        let time = Time::new();
+        let tokens = Tokens::new(TokensConfig {
+            source: BoxTokenSource::new(Source { book: Arc::clone(&book), gate: Arc::clone(&gate), plan }),
+            clock: Arc::new(time.clone()),
+            freshness: Freshness { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) },
+            fetch_timeout: Duration::from_secs(FETCH_TIMEOUT),
+            max_tokens: settings.max_tokens,
+            max_flights: settings.max_flights,
+        });
+        let runtime = settings.home.map(|abilities| Runtime::new(time.clone(), abilities));
+        let world = Self { tokens, time, runtime, gate, book };
+        world.enter();
+        world
+    }
+
+    fn enter(&self) {
+        if let Some(runtime) = &self.runtime {
+            runtime.enter();
+        }
+    }
+
+    /// The same, for threads that are on no runtime.
+    pub(super) fn elsewhere(&self) -> Self {
+        Self { runtime: None, ..self.clone() }
+    }
+
+    pub(super) fn spawn<T: Send + 'static>(&self, f: impl FnOnce(&Self) -> T + Send + 'static) -> JoinHandle<T> {
+        let world = self.clone();
+        thread::spawn(move || {
+            world.enter();
+            f(&world)
+        })
+    }
+
+    pub(super) fn callers(&self, number: usize, key: Key) -> Vec<JoinHandle<Got>> {
+        (0..number).map(|_| self.spawn(move |world| world.get(key))).collect()
+    }
+
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
+    /// Lets all calls that wait for it go on, and those to come.
+    pub(super) fn open(&self) {
+        self.gate.open();
+    }
+
+    pub(super) fn get(&self, key: Key) -> Got {
+        self.try_get(key, usize::MAX).expect("it is patient")
+    }
+
+    /// Gives up after so many polls. Whatever comes out of the cache was made for this key, and after all forgetting that was over when
+    /// this began (rules B5, E1).
+    pub(super) fn try_get(&self, key: Key, polls: usize) -> Option<Got> {
+        let (floor, refused) = {
+            let book = self.book.lock().unwrap();
+            (book.floors.get(&key).copied().unwrap_or(0), book.refused.clone())
+        };
+        let params = params(key);
+        let got = self.tokens.get(&params);
+        let got = if polls == usize::MAX { Some(block_on(got)) } else { block_on(Impatient::new(got, polls)) };
+        Some(match got? {
+            Ok(jwt) => {
+                let number = number(&jwt);
+                let book = self.book.lock().unwrap();
+                let call = &book.calls[number];
+                assert_eq!(call.key, key, "a token for other params");
+                assert!(call.began > floor, "e1: token {number} was published across an invalidation");
+                assert!(!refused.contains(&number), "e1: token {number} was refused, and came back");
+                Ok(number)
+            }
+            Err(error) => Err(error.kind()),
+        })
+    }
+
+    /// Forgets the token for a key, or all.
+    pub(super) fn forget(&self, key: Option<Key>) {
+        let now = self.book.lock().unwrap().tick();
+        match key {
+            Some(key) => drop(self.tokens.invalidate(&params(key))),
+            None => self.tokens.clear(),
+        }
+        let mut book = self.book.lock().unwrap();
+        for key in key.map_or(0..16, |key| key..key + 1) {
+            let floor = book.floors.entry(key).or_default();
+            *floor = now.max(*floor);
+        }
+    }
+
+    /// A 401 to a request with this token.
+    pub(super) fn reject(&self, key: Key, number: Number) {
+        self.tokens.reject(&params(key), &token(number));
+        self.book.lock().unwrap().refused.push(number);
+    }
+
+    pub(super) fn calls(&self) -> usize {
+        self.book.lock().unwrap().calls.len()
+    }
+
+    /// Lets time pass until all of them have ended.
+    pub(super) fn pass_time(&self, callers: Vec<JoinHandle<Got>>) -> Vec<Got> {
+        let left = Arc::new(AtomicUsize::new(callers.len()));
+        let ended: Vec<_> = callers
+            .into_iter()
+            .map(|caller| {
+                let left = Arc::clone(&left);
+                thread::spawn(move || {
+                    let got = caller.join().unwrap();
+                    left.fetch_sub(1, Ordering::SeqCst);
+                    got
+                })
+            })
+            .collect();
+        while left.load(Ordering::SeqCst) > 0 {
+            self.time.advance(FETCH_TIMEOUT / 2);
+            thread::yield_now();
+        }
+        join(ended)
+    }
+
+    /// The most calls of the source that ran at once for one key.
+    pub(super) fn most_live(&self) -> usize {
+        self.book.lock().unwrap().most_live
+    }
+
+    pub(super) fn in_the_air(&self) -> usize {
+        self.tokens.inner.air.flights()
+    }
+
+    pub(super) fn shut_down(&self) {
+        self.runtime.as_ref().expect("there is one").shut_down();
+    }
+
+    /// Waits for the tasks; with the flights that somebody drives, none is in the air then.
+    pub(super) fn settle(&self) {
+        if let Some(runtime) = &self.runtime {
+            runtime.join();
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.end_beside(|| {});
+    }
+
+    /// The last handle goes, and with it every flight, task and call (rule C4), once what is still under way `beside` is over: a
+    /// source that keeps a waker keeps the flight's memory.
+    pub(super) fn end_beside(self, beside: impl FnOnce()) {
+        let Self { tokens, runtime, book, .. } = self;
+        let (air, inner): (Arc<Air>, Weak<Inner>) = (Arc::clone(&tokens.inner.air), Arc::downgrade(&tokens.inner));
+        drop(tokens);
+        beside();
+        if let Some(runtime) = runtime {
+            runtime.join();
+            // Where nobody drives the tasks they can't end by themselves.
+            runtime.shut_down();
+        }
+        assert_eq!(inner.strong_count(), 0, "the cache outlives its handles");
+        assert_eq!(air.flights(), 0, "flights in the air");
+        assert_eq!(Arc::strong_count(&air), 1, "flights in memory");
+        assert_eq!(
+            book.lock().unwrap().live.values().sum::<usize>(),
+            0,
+            "calls that were neither finished nor dropped"
+        );
+    }
+}
+
+pub(super) fn join<T>(threads: Vec<JoinHandle<T>>) -> Vec<T> {
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
