@@ -1,0 +1,395 @@
+//! The layer, between a source and an inner service that tell the model what they see.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::Full;
+use serde_json::json;
+use tower::{Layer, Service};
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{
+    AiutaAuth, AiutaAuthLayer, AuthError, AuthErrorKind, BoxError, Clock, Jwt, NoReplay, TokenError, TokenRequest,
+    TokenSource,
+};
+
+use super::model::{Model, RequestId};
+use super::support::{self, Gate, SKU_IMAGES, secs};
+use super::{Answer, Case, End, Failure, KEYS, Op, Status, Wait, params};
+
+type Shared = Arc<Mutex<Model>>;
+type Gates = Arc<Mutex<Vec<Gate>>>;
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap()
+}
+
+fn millis(time: SystemTime) -> i64 {
+    i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// Waits its turn at the end of the line of those that are held; nobody is held once the test is over.
+async fn held(gates: &Gates, model: &Shared) {
+    if lock(model).hurry {
+        return;
+    }
+    let gate = Gate::closed();
+    lock(gates).push(gate.clone());
+    gate.pass().await;
+}
+
+fn release(gates: &Gates, number: usize) {
+    let mut gates = lock(gates);
+    if number < gates.len() {
+        gates.remove(number).open(1);
+    }
+}
+
+struct Source {
+    model: Shared,
+    held: Gates,
+    calls: Vec<(Wait, End)>,
+}
+
+/// Tells of a call that is dropped before its end.
+struct Running(Shared, Option<usize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(call) = self.1.take() {
+            lock(&self.0).dropped(call);
+        }
+    }
+}
+
+impl TokenSource for Source {
+    async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
+        let key = (0..KEYS).find(|key| params(*key) == *request.params()).unwrap();
+        let call = lock(&self.model).called(key, request.must_be_new());
+        let mut running = Running(Arc::clone(&self.model), Some(call));
+        let minute = (Wait::No, End::Token(super::Claims::MINUTE));
+        let (wait, end) = self.calls.get(call).unwrap_or(&minute);
+        match wait {
+            Wait::No => {}
+            Wait::Turns(turns) => {
+                for _ in 0..*turns {
+                    yield_now().await;
+                }
+            }
+            Wait::Held => held(&self.held, &self.model).await,
+        }
+        let made = {
+            let mut model = lock(&self.model);
+            let made = match end {
+                End::Token(claims) => Some(model.make(call, Some(*claims))),
+                End::SameAgain => Some(model.make(call, None)),
+                End::Failed { .. } | End::Panic => None,
+            };
+            running.1 = None;
+            model.ended(call, end, made.map(|(token, ..)| token));
+            made
+        };
+        if let Some((token, exp, iat)) = made {
+            let seconds = |millis: i64| millis / 1_000;
+            let claims = json!({ "number": token, "exp": exp.map(seconds), "iat": iat.map(seconds) });
+            return Ok(Jwt::parse(support::token(&claims))?);
+        }
+        let End::Failed { how, pause } = end else {
+            // Not by `panic!`: its hook would tell of each.
+            std::panic::resume_unwind(Box::new("a source's panic"))
+        };
+        let error = match how {
+            Failure::Permanent => TokenError::new("permanent"),
+            Failure::Transient => TokenError::transient("transient"),
+            Failure::Denied => TokenError::denied("denied"),
+        };
+        Err(match pause {
+            Some(pause) => error.with_retry_after(secs(u64::from(*pause))),
+            None => error,
+        })
+    }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Which request it is, and what it will be answered: in its extensions.
+#[derive(Clone)]
+struct Marked {
+    id: RequestId,
+    answers: [Answer; 2],
+}
+
+/// The inner service.
+struct Wire {
+    model: Shared,
+    held: Gates,
+    ready: bool,
+}
+
+impl Clone for Wire {
+    fn clone(&self) -> Self {
+        Self { model: Arc::clone(&self.model), held: Arc::clone(&self.held), ready: false }
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Wire {
+    type Response = Response<()>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<()>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
+        let Marked { id, answers } = request.extensions().get::<Marked>().unwrap().clone();
+        let token = request.headers()["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
+        let attempt = {
+            let mut model = lock(&self.model);
+            if !std::mem::take(&mut self.ready) {
+                model.wrong.push(format!("f1: request {id} went to a service that was not polled ready"));
+            }
+            model.sent(id, usize::try_from(support::number(token)).unwrap())
+        };
+        let answer = answers[attempt.min(1)];
+        let (model, gates) = (Arc::clone(&self.model), Arc::clone(&self.held));
+        Box::pin(async move {
+            if answer.held {
+                held(&gates, &model).await;
+            }
+            lock(&model).answered(id, answer.status);
+            Ok(Response::builder().status(u16::from(answer.status)).body(()).unwrap())
+        })
+    }
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A request that is not over.
+struct Open {
+    id: RequestId,
+    future: Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>>>>,
+    woken: Arc<Woken>,
+}
+
+struct World {
+    model: Shared,
+    clock: ManualClock,
+    on_runtime: bool,
+    layer: AiutaAuthLayer,
+    service: AiutaAuth<Wire>,
+    calls: Gates,
+    answers: Gates,
+    open: Vec<Open>,
+}
+
+/// Runs a case; answers what was wrong, and what happened how often.
+pub fn run(case: &Case) -> (Vec<String>, [u64; 7]) {
+    if case.on_runtime {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(drive(case))
+    } else {
+        futures::executor::block_on(drive(case))
+    }
+}
+
+async fn drive(case: &Case) -> (Vec<String>, [u64; 7]) {
+    let mut world = World::new(case);
+    for op in &case.ops {
+        world.apply(op).await;
+        world.settle().await;
+        let model = lock(&world.model);
+        if !model.wrong.is_empty() {
+            return (model.wrong.clone(), model.tally());
+        }
+    }
+    world.end().await
+}
+
+impl World {
+    fn new(case: &Case) -> Self {
+        let clock = ManualClock::default();
+        let model = Model::new(millis(clock.now()), case.on_runtime, case.refreshes, case.max_flights);
+        let model = Arc::new(Mutex::new(model));
+        let (calls, answers) = (Gates::default(), Gates::default());
+        let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), calls: case.calls.clone() };
+        let layer = support::jwt(source)
+            .clock(clock.clone())
+            .refresh_ahead(if case.refreshes { 0.25 } else { 0.0 })
+            .max_flights(case.max_flights)
+            .build()
+            .unwrap();
+        let wire = Wire { model: Arc::clone(&model), held: Arc::clone(&answers), ready: false };
+        let service = layer.layer(wire);
+        Self { model, clock, on_runtime: case.on_runtime, layer, service, calls, answers, open: Vec::new() }
+    }
+
+    async fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Request { key, answers, once } => self.request(key, answers, once),
+            Op::Answer(number) => release(&self.answers, number),
+            Op::Release(number) => release(&self.calls, number),
+            Op::Cancel(number) if number < self.open.len() => {
+                let open = self.open.remove(number);
+                lock(&self.model).cancelled(open.id);
+                drop(open);
+            }
+            Op::Cancel(_) => {}
+            Op::Invalidate(key) => {
+                lock(&self.model).invalidated(key);
+                self.layer.tokens().unwrap().invalidate(&params(key));
+            }
+            Op::Clear => {
+                (0..KEYS).for_each(|key| lock(&self.model).invalidated(key));
+                self.layer.tokens().unwrap().clear();
+            }
+            Op::Pass(seconds) => {
+                let by = secs(seconds.unsigned_abs());
+                self.clock.advance(by);
+                {
+                    let mut model = lock(&self.model);
+                    model.now += seconds * 1_000;
+                    model.passed += seconds * 1_000;
+                }
+                if self.on_runtime {
+                    tokio::time::advance(by).await;
+                }
+            }
+            Op::Jump(seconds) => {
+                let by = Duration::from_secs(seconds.unsigned_abs());
+                if seconds < 0 {
+                    self.clock.step_back(by)
+                } else {
+                    self.clock.advance(by)
+                }
+                lock(&self.model).now += seconds * 1_000;
+            }
+        }
+    }
+
+    fn request(&mut self, key: usize, answers: [Answer; 2], once: bool) {
+        let id = lock(&self.model).request(key, !once);
+        let mut request = support::post(SKU_IMAGES, "{}");
+        request.extensions_mut().insert(params(key));
+        request.extensions_mut().insert(Marked { id, answers });
+        if once {
+            request.extensions_mut().insert(NoReplay);
+        }
+        let mut service = self.service.clone();
+        let ready = Service::<Request<Full<Bytes>>>::poll_ready(&mut service, &mut Context::from_waker(Waker::noop()));
+        assert!(ready.is_ready());
+        let future = Box::pin(service.call(request));
+        lock(&self.model).asked();
+        self.open.push(Open { id, future, woken: Arc::new(Woken(AtomicBool::new(true))) });
+    }
+
+    /// Polls everybody who was woken, until nothing moves any more. Nobody else is polled: a wake-up that is lost shows.
+    async fn settle(&mut self) {
+        let mut idle = 0;
+        while idle < 3 {
+            let moved = self.poll_woken();
+            idle = if moved { 0 } else { idle + 1 };
+            if self.on_runtime {
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        lock(&self.model).settled();
+    }
+
+    fn poll_woken(&mut self) -> bool {
+        let mut moved = false;
+        self.open.retain_mut(|open| {
+            if !open.woken.0.swap(false, Ordering::SeqCst) {
+                return true;
+            }
+            moved = true;
+            let waker = Waker::from(Arc::clone(&open.woken));
+            let polled = open.future.as_mut().poll(&mut Context::from_waker(&waker));
+            let mut model = lock(&self.model);
+            model.asked();
+            let Poll::Ready(result) = polled else { return true };
+            model.over(open.id, result.map(|response| status(&response)).map_err(|error| kind(&error)));
+            false
+        });
+        moved
+    }
+
+    /// Everything that is held goes on, everybody ends, and nothing is left.
+    async fn end(mut self) -> (Vec<String>, [u64; 7]) {
+        lock(&self.model).hurry = true;
+        let held = lock(&self.calls).len() + lock(&self.answers).len();
+        for _ in 0..held {
+            release(&self.calls, 0);
+            release(&self.answers, 0);
+            self.settle().await;
+        }
+        self.settle().await;
+        let stats = self.layer.tokens().unwrap().stats();
+        let Self { model, layer, service, open, .. } = self;
+        {
+            let mut model = lock(&model);
+            model.ending = true;
+            let seen = (model.calls(), model.refusals(), model.replays());
+            let told = (stats.fetches, stats.rejected, stats.replays);
+            if seen != told {
+                model.wrong.push(format!("stats tell of {told:?} calls, refusals and replays; there were {seen:?}"));
+            }
+            let waiting: Vec<_> = open.iter().map(|open| open.id).collect();
+            if !waiting.is_empty() {
+                model.wrong.push(format!("c4: these wait for ever: {waiting:?}"));
+            }
+        }
+        drop((layer, service, open));
+        if self.on_runtime {
+            support::settle().await;
+            let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            if tasks > 0 {
+                lock(&model).wrong.push(format!("c4: {tasks} tasks are left"));
+            }
+        }
+        let mut model = lock(&model);
+        if model.live() > 0 {
+            let left = format!("c4: {} calls are left", model.live());
+            model.wrong.push(left);
+        }
+        (model.wrong.clone(), model.tally())
+    }
+}
+
+fn status(response: &Response<()>) -> Status {
+    match response.status().as_u16() {
+        200 => Status::Fine,
+        401 => Status::Unauthorized,
+        503 => Status::Broken,
+        other => panic!("{other}"),
+    }
+}
+
+fn kind(error: &BoxError) -> AuthErrorKind {
+    error.downcast_ref::<AuthError>().expect("an error of the layer").kind()
+}
