@@ -15,8 +15,8 @@ use serde_json::json;
 use tower::{Layer, Service};
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{
-    AiutaAuth, AiutaAuthLayer, AuthError, AuthErrorKind, BoxError, Clock, Jwt, NoReplay, TokenError, TokenRequest,
-    TokenSource,
+    AiutaAuth, AiutaAuthLayer, AuthError, AuthErrorKind, AuthParams, BoxError, Clock, Jwt, NoReplay, TokenError,
+    TokenRequest, TokenSource,
 };
 
 use super::model::{Model, RequestId};
@@ -57,6 +57,13 @@ struct Source {
     calls: Vec<(Wait, End)>,
 }
 
+/// By what is in them: what the crate takes for the same is not asked.
+fn key_of(asked: &AuthParams) -> usize {
+    let same =
+        |params: AuthParams| params.to_strings() == asked.to_strings() && params.partition() == asked.partition();
+    (0..KEYS).find(|key| same(params(*key))).expect("params that nobody asked for")
+}
+
 /// Tells of a call that is dropped before its end.
 struct Running(Shared, Option<usize>);
 
@@ -70,7 +77,7 @@ impl Drop for Running {
 
 impl TokenSource for Source {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        let key = (0..KEYS).find(|key| params(*key) == *request.params()).unwrap();
+        let key = key_of(request.params());
         let call = lock(&self.model).called(key, request.must_be_new());
         let mut running = Running(Arc::clone(&self.model), Some(call));
         let minute = (Wait::No, End::Token(super::Claims::MINUTE));
