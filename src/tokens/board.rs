@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::entry::Entry;
-use super::flight::{Flight, Turn};
+use super::flight::{Flight, Reason, Turn};
 use super::waiter::{self, Waiter};
 use super::{Tokens, lock};
 use crate::error::AuthError;
@@ -32,6 +32,7 @@ impl<'a> Saw<'a> {
 /// The flight that serves a key, or why none is needed or possible.
 pub(super) enum Boarded {
     Cached(Jwt),
+    /// The one that flies; for a refresh it may just have ended.
     Joined(Arc<Flight>, Option<Waiter>),
     Started(Arc<Flight>, Option<Waiter>),
     Refused(AuthError),
@@ -71,13 +72,19 @@ impl Tokens {
                 return Boarded::Refused(error);
             }
             late = flights.remove(params);
-            if late.is_none() && inner.air.flights() >= inner.max_flights {
-                return Boarded::Full;
+            match (&late, saw) {
+                (None, _) if inner.air.flights() >= inner.max_flights => return Boarded::Full,
+                // A refresh that is late has failed, so the next one waits (rule D3).
+                (Some(late), Saw::Due(_)) if matches!(late.reason, Reason::Refresh(_)) => {
+                    Boarded::Joined(Arc::clone(late), None)
+                }
+                _ => {
+                    let flight = inner.take_off(params, saw, now);
+                    flights.insert(Arc::clone(&flight));
+                    let seat = seat(&flight);
+                    Boarded::Started(flight, seat)
+                }
             }
-            let flight = inner.take_off(params, saw, now);
-            flights.insert(Arc::clone(&flight));
-            let seat = seat(&flight);
-            Boarded::Started(flight, seat)
         };
         if let Some(late) = late {
             inner.expire(&late);

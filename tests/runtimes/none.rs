@@ -1,4 +1,4 @@
-//! Rules C1 and C3 to C6 where there is no runtime: those who wait do the work, and the clock tells what is late.
+//! Rules C1, C3 to C6 and D3 where there is no runtime: those who wait do the work, and the clock tells what is late.
 
 use std::sync::Mutex;
 use std::task::{Context, Waker};
@@ -221,4 +221,28 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
     response.open(1);
     pool.run_until_stalled();
     assert!(sending.now_or_never().is_some());
+}
+
+/// Where no timer ends a refresh that hangs, a request that comes by does; it must not begin the next one in the same breath.
+#[test]
+fn d3_the_next_refresh_waits_after_one_that_was_late() {
+    let clock = ManualClock::default();
+    let source = Source::with(|call, request| async move {
+        if call > 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(numbered(call, &request, secs(600)))
+    });
+    let layer = jwt_at(&clock, source.clone());
+    let tokens = layer.tokens().unwrap();
+    let calls_after = |seconds| {
+        clock.advance(secs(seconds));
+        assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).expect("it waits for a refresh")), 1);
+        source.calls()
+    };
+    assert_eq!(calls_after(0), 1);
+    assert_eq!(calls_after(470), 2);
+    assert_eq!((calls_after(10), calls_after(1)), (2, 3), "late, and a second later the next");
+    assert_eq!((calls_after(10), calls_after(1), calls_after(1)), (3, 3, 4), "late again, and now two");
+    assert_eq!(tokens.stats().failures, 2);
 }
