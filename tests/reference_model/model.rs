@@ -95,8 +95,9 @@ pub struct Model {
     pauses: HashMap<Option<&'static str>, (i64, i64)>,
     /// `exp` and `iat` of the tokens made, and for which key.
     made: HashMap<Token, (usize, Option<i64>, Option<i64>)>,
-    /// Who looks for a token just now, and whether a call was made for it.
+    /// Who looks for a token just now; whether the air was full then, and whether a call was made for it.
     asking: Option<RequestId>,
+    was_full: bool,
     called: bool,
     /// The test is over: nobody is held any more.
     pub hurry: bool,
@@ -119,6 +120,7 @@ impl Model {
             pauses: HashMap::new(),
             made: HashMap::new(),
             asking: None,
+            was_full: false,
             called: false,
             hurry: false,
             ending: false,
@@ -209,6 +211,7 @@ impl Model {
             (None, None) => Expected::Unknown,
         };
         self.asking = Some(id);
+        self.was_full = self.in_the_air() >= self.max_flights;
         self.called = false;
     }
 
@@ -242,7 +245,8 @@ impl Model {
 
     // What the source sees.
 
-    pub fn called(&mut self, key: usize, must_be_new: bool) -> Call {
+    /// A call of the source begins. Answers its number, and for which request it is; whether for its replay.
+    pub fn called(&mut self, key: usize, must_be_new: bool) -> (Call, RequestId, bool) {
         let call = self.calls.len();
         self.called = true;
         let asking = self.asking.filter(|id| self.requests[*id].key == key);
@@ -277,7 +281,8 @@ impl Model {
         if let Some(id) = asking.filter(|id| !matches!(self.requests[*id].expected, Expected::Cached(_))) {
             self.requests[id].expected = Expected::Result(call);
         }
-        call
+        let id = asking.unwrap_or(0);
+        (call, id, !self.requests[id].sent.is_empty())
     }
 
     /// The claims of the token that a call is about to return: as planned, or those of the last token for that key.
@@ -357,7 +362,8 @@ impl Model {
         let late = self.late(call);
         let awaited = self.requests.iter().any(|r| !r.over && r.sent.len() < 2 && r.expected == Expected::Result(call));
         self.check(self.ending || late || !awaited, || format!("c5: call {call} was dropped, though it is awaited"));
-        let makes_room = !self.on_runtime && self.in_the_air() >= self.max_flights;
+        // Those that nobody drives or awaits make room for a newcomer (rule C5).
+        let makes_room = !self.on_runtime && self.asking.is_some() && self.was_full;
         let unwanted = detached || makes_room;
         self.check(self.ending || late || unwanted, || format!("c3: call {call} was dropped, though it was not late"));
         self.calls[call].outcome = Some(Outcome::Dropped);

@@ -21,10 +21,12 @@ use tower_aiuta_auth::{
 
 use super::model::{Model, RequestId};
 use super::support::{self, Gate, SKU_IMAGES, secs};
-use super::{Answer, Case, End, Failure, KEYS, Op, Status, Wait, params};
+use super::{Answer, Case, End, Failure, KEYS, Op, Plan, Status, Wait, params};
 
 type Shared = Arc<Mutex<Model>>;
 type Gates = Arc<Mutex<Vec<Gate>>>;
+/// What the calls do that are made for a request, and for its replay.
+type Plans = Arc<Mutex<Vec<[Plan; 2]>>>;
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap()
@@ -54,7 +56,7 @@ fn release(gates: &Gates, number: usize) {
 struct Source {
     model: Shared,
     held: Gates,
-    calls: Vec<(Wait, End)>,
+    plans: Plans,
 }
 
 /// By what is in them: what the crate takes for the same is not asked.
@@ -78,14 +80,13 @@ impl Drop for Running {
 impl TokenSource for Source {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
         let key = key_of(request.params());
-        let call = lock(&self.model).called(key, request.must_be_new());
+        let (call, asking, replay) = lock(&self.model).called(key, request.must_be_new());
+        let Plan { wait, end } = lock(&self.plans)[asking][usize::from(replay)].clone();
         let mut running = Running(Arc::clone(&self.model), Some(call));
-        let minute = (Wait::No, End::Token(super::Claims::MINUTE));
-        let (wait, end) = self.calls.get(call).unwrap_or(&minute);
         match wait {
             Wait::No => {}
             Wait::Turns(turns) => {
-                for _ in 0..*turns {
+                for _ in 0..turns {
                     yield_now().await;
                 }
             }
@@ -93,13 +94,13 @@ impl TokenSource for Source {
         }
         let made = {
             let mut model = lock(&self.model);
-            let made = match end {
-                End::Token(claims) => Some(model.make(call, Some(*claims))),
+            let made = match &end {
+                &End::Token(claims) => Some(model.make(call, Some(claims))),
                 End::SameAgain => Some(model.make(call, None)),
                 End::Failed { .. } | End::Panic => None,
             };
             running.1 = None;
-            model.ended(call, end, made.map(|(token, ..)| token));
+            model.ended(call, &end, made.map(|(token, ..)| token));
             made
         };
         if let Some((token, exp, iat)) = made {
@@ -117,7 +118,7 @@ impl TokenSource for Source {
             Failure::Denied => TokenError::denied("denied"),
         };
         Err(match pause {
-            Some(pause) => error.with_retry_after(secs(u64::from(*pause))),
+            Some(pause) => error.with_retry_after(secs(u64::from(pause))),
             None => error,
         })
     }
@@ -208,6 +209,7 @@ struct World {
     on_runtime: bool,
     layer: AiutaAuthLayer,
     service: AiutaAuth<Wire>,
+    plans: Plans,
     calls: Gates,
     answers: Gates,
     open: Vec<Open>,
@@ -241,8 +243,8 @@ impl World {
         let clock = ManualClock::default();
         let model = Model::new(millis(clock.now()), case.on_runtime, case.refreshes, case.max_flights);
         let model = Arc::new(Mutex::new(model));
-        let (calls, answers) = (Gates::default(), Gates::default());
-        let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), calls: case.calls.clone() };
+        let (plans, calls, answers) = (Plans::default(), Gates::default(), Gates::default());
+        let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), plans: Arc::clone(&plans) };
         let layer = support::jwt(source)
             .clock(clock.clone())
             .refresh_ahead(if case.refreshes { 0.25 } else { 0.0 })
@@ -251,12 +253,15 @@ impl World {
             .unwrap();
         let wire = Wire { model: Arc::clone(&model), held: Arc::clone(&answers), ready: false };
         let service = layer.layer(wire);
-        Self { model, clock, on_runtime: case.on_runtime, layer, service, calls, answers, open: Vec::new() }
+        Self { model, clock, on_runtime: case.on_runtime, layer, service, plans, calls, answers, open: Vec::new() }
     }
 
     async fn apply(&mut self, op: &Op) {
         match *op {
-            Op::Request { key, answers, once } => self.request(key, answers, once),
+            Op::Request { key, answers, ref calls, once } => {
+                lock(&self.plans).push(calls.clone());
+                self.request(key, answers, once);
+            }
             Op::Answer(number) => release(&self.answers, number),
             Op::Release(number) => release(&self.calls, number),
             Op::Cancel(number) if number < self.open.len() => {
