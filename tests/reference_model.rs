@@ -211,21 +211,22 @@ impl fmt::Debug for Case {
 }
 
 fn keys() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(2)]
+    prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(2)]
 }
 
+/// A token for a minute is due after 47, one for ten minutes after 450 to 465.
 fn seconds() -> impl Strategy<Value = i64> {
-    prop_oneof![2 => Just(1), 1 => Just(5), 1 => Just(10), 4 => Just(50), 1 => Just(60), 2 => 1..100_i64, 1 => Just(400)]
+    prop_oneof![4 => Just(1), 1 => Just(5), 2 => Just(10), 4 => Just(47), 1 => Just(60), 1 => 1..100_i64, 1 => Just(450)]
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
-    let status = prop_oneof![4 => Just(Status::Fine), 3 => Just(Status::Unauthorized), 1 => Just(Status::Broken)];
+    let status = prop_oneof![6 => Just(Status::Fine), 3 => Just(Status::Unauthorized), 1 => Just(Status::Broken)];
     (status, prop::bool::weighted(0.3)).prop_map(|(status, held)| Answer { status, held })
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        10 => (keys(), [answer(), answer()], [call(), call()], prop::bool::weighted(0.1))
+        12 => (keys(), [answer(), answer()], [call(), call()], prop::bool::weighted(0.1))
             .prop_map(|(key, answers, calls, once)| Op::Request { key, answers, calls, once }),
         3 => (0..3_usize).prop_map(Op::Answer),
         4 => (0..3_usize).prop_map(Op::Release),
@@ -255,11 +256,11 @@ fn claims() -> impl Strategy<Value = Claims> {
 }
 
 fn call() -> impl Strategy<Value = Plan> {
-    let wait = prop_oneof![6 => Just(Wait::No), 1 => (1..3_usize).prop_map(Wait::Turns), 3 => Just(Wait::Held)];
+    let wait = prop_oneof![8 => Just(Wait::No), 1 => (1..3_usize).prop_map(Wait::Turns), 3 => Just(Wait::Held)];
     let how = prop_oneof![Just(Failure::Permanent), Just(Failure::Transient), Just(Failure::Denied)];
     let pause = prop::option::weighted(0.5, prop_oneof![Just(0_u16), 1..60_u16, Just(300_u16)]);
     let end = prop_oneof![
-        8 => claims().prop_map(End::Token),
+        12 => claims().prop_map(End::Token),
         1 => Just(End::SameAgain),
         2 => (how, pause).prop_map(|(how, pause)| End::Failed { how, pause }),
         1 => Just(End::Panic),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use shuttle::future::block_on;
@@ -122,7 +123,7 @@ impl<P: Fn(Number) -> (Wait, End) + Send + Sync + 'static> TokenSource for Sourc
             Wait::No => {}
             Wait::Turns(turns) => assert!(Impatient::new(std::future::pending::<()>(), turns).await.is_none()),
             Wait::Gate => self.gate.pass().await,
-            Wait::Forever => std::future::pending().await,
+            Wait::Forever => keep_waker().await,
         }
         match end {
             End::Token => Ok(token(number)),
@@ -131,6 +132,16 @@ impl<P: Fn(Number) -> (Wait, End) + Send + Sync + 'static> TokenSource for Sourc
             End::Panic => std::panic::resume_unwind(Box::new("a source's panic")),
         }
     }
+}
+
+/// Never ready, and keeps the waker in itself, as a future with a channel of its own does: if it is not dropped, nor is the flight.
+async fn keep_waker() {
+    let mut kept = None;
+    std::future::poll_fn(|cx| {
+        drop(kept.replace(cx.waker().clone()));
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 fn params(key: Key) -> AuthParams {

@@ -226,7 +226,7 @@ impl Model {
             }
             Expected::Unknown if full => self.requests[id].expected = Expected::Nothing(AuthErrorKind::Overloaded),
             Expected::Unknown => {
-                self.wrong.push(format!("c1: request {id} found no token, and no call was made for it"))
+                self.wrong.push(format!("c1: request {id} found no token, and no call was made for it"));
             }
             Expected::Cached(token) => {
                 let flight = self.called || self.keys[key].flight.is_some();

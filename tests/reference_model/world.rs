@@ -293,9 +293,9 @@ impl World {
             Op::Jump(seconds) => {
                 let by = Duration::from_secs(seconds.unsigned_abs());
                 if seconds < 0 {
-                    self.clock.step_back(by)
+                    self.clock.step_back(by);
                 } else {
-                    self.clock.advance(by)
+                    self.clock.advance(by);
                 }
                 lock(&self.model).now += seconds * 1_000;
             }
