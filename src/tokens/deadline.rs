@@ -16,12 +16,12 @@ mod with_tokio {
     use std::pin::Pin;
     use std::sync::Mutex;
     use std::task::{Context, Poll};
+    use std::time::Duration;
 
     use tokio::runtime::{Handle, Id};
     use tokio::time::{Instant, Sleep, sleep_until};
 
     use crate::tokens::lock;
-    use std::time::Duration;
 
     /// A timer that is set at the first poll, on the runtime it is polled on.
     ///
@@ -88,7 +88,6 @@ mod with_tokio {
 #[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 mod without_tokio {
     use std::task::{Context, Poll};
-
     use std::time::Duration;
 
     pub(crate) struct Deadline;
