@@ -137,11 +137,11 @@ fn c6_a_flight_that_is_late_ends_for_everyone_and_is_replaced() {
             let world = World::new(Settings::on(home), plan);
             let callers = world.callers(3, 0);
             let got = world.pass_time(callers);
-            assert!(got.iter().all(|got| matches!(got, Err(FetchTimeout) | Ok(1))), "{got:?}");
+            // The time that passes may end the tokens that come, too, before the last caller is there.
+            assert!(got.iter().all(|got| matches!(got, Err(FetchTimeout) | Ok(1..))), "{got:?}");
             assert!(got.contains(&Err(FetchTimeout)), "whoever started the flight");
-            // The time that passed may have ended the second token, too.
-            assert!(matches!(world.get(0), Ok(1 | 2)));
-            assert!(world.calls() <= 3);
+            assert!(matches!(world.get(0), Ok(1..)));
+            assert!(world.calls() <= 4, "one for each who asked: {}", world.calls());
             world.settle();
             assert_eq!(world.in_the_air(), 0);
             world.end();
