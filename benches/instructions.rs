@@ -12,11 +12,10 @@ use std::{env, fs, io};
 
 use clap::Parser;
 use http::{Request, Response};
-use jsonwebtoken::{EncodingKey, Header, encode};
 use tower::{Layer, Service};
 use tower_aiuta_auth::{AiutaAuthLayer, BoxError};
 
-use support::{Claims, Inner, Req, jwt, measuring, poll, run, try_on, try_on_with_params, without_replay};
+use support::{Claims, Inner, Req, encoder, jwt, measuring, poll, run, try_on, try_on_with_params, without_replay};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 /// How far a count may be from the one in the file.
@@ -150,11 +149,9 @@ fn run_case(case: &str, keys: usize) {
             send(jwt().layer(Inner), keys, |_| without_replay(ORIGIN, next.replace(next.get() + 1)));
         }
         "jsonwebtoken_alone" => {
-            let key = EncodingKey::from_secret(support::SECRET.as_bytes());
+            let encode = encoder();
             for number in 0..keys {
-                measured(Claims::new(number), |claims| {
-                    encode(&Header::default(), &claims, &key).expect("it is signed")
-                });
+                measured(Claims::new(number), |claims| encode(&claims));
             }
         }
         other => unreachable!("there is no case {other}"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 use tower::Service;
 use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, AuthParams, JwtSigner, NoReplay};
@@ -23,7 +24,7 @@ pub fn measuring() -> bool {
 }
 
 const ISSUER: &str = "65f0c0ffee65f0c0ffee65f1";
-pub const SECRET: &str = "a secret of thirty-two characters";
+const SECRET: &str = "a secret of thirty-two characters";
 pub const SUBSCRIPTION_ID: &str = "65f0c0ffee65f0c0ffee65f0";
 
 /// A layer with tokens as they are in use, about 330 bytes, each another. They outlive the bench, so that no time of day is in it.
@@ -46,6 +47,14 @@ impl Claims {
     pub fn new(number: usize) -> Self {
         Self { iss: ISSUER, iat: 1_767_225_600, exp: 1_767_229_200, params: params(number) }
     }
+}
+
+/// jsonwebtoken itself, with the key of [`jwt`].
+pub fn encoder() -> impl Fn(&Claims) -> String {
+    // Where both of its backends are in the build, it has to be told which.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    move |claims| encode(&Header::default(), claims, &key).expect("it is signed")
 }
 
 /// A poll of an operation, which needs no token.
