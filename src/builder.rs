@@ -206,14 +206,17 @@ impl AiutaAuthBuilder {
         Self { fetch_timeout: timeout, ..self }
     }
 
-    /// Whether a request is sent once more, with a new token, after a 401 to a token out of the cache. Default: yes.
+    /// Whether a request is sent once more, with a new token, after a 401 to a token that was out of the cache, or made by a wrong
+    /// clock. Default: yes.
     ///
     /// A 401 means that nothing was started. For one request, [`NoReplay`](crate::NoReplay) does the same.
     pub fn replay_unauthorized(self, yes: bool) -> Self {
         Self { replay_unauthorized: yes, ..self }
     }
 
-    /// The clock by which tokens are judged. Default: [`SystemClock`].
+    /// The clock by which tokens are made and judged. Default: [`SystemClock`].
+    ///
+    /// If it is wrong by up to a day, the `Date` of Aiuta's next 401 tells, and the difference is made up for (rule H1).
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }

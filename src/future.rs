@@ -19,9 +19,8 @@ use tower_service::Service;
 
 use crate::body::RequestBody;
 use crate::error::{AuthError, BoxError};
-use crate::jwt::Jwt;
 use crate::secured::{JwtScheme, Prepared, Preparing, Sent};
-use crate::tokens::{Found, Waiter};
+use crate::tokens::{Found, Served, Waiter};
 use crate::trace;
 
 /// The response future of [`AiutaAuth`](crate::AiutaAuth).
@@ -107,9 +106,9 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn readying(waiting: Waiting<S, B>, prepared: Prepared, jwt: Jwt, from_cache: bool) -> Self {
+    fn readying(waiting: Waiting<S, B>, prepared: Prepared, served: Served) -> Self {
         let Waiting { scheme, mut request, service } = waiting;
-        let sent = prepared.authorize(scheme, &mut request, jwt, from_cache);
+        let sent = prepared.authorize(scheme, &mut request, served);
         Self::Readying { request: Some(request), sent: Some(sent), service: Some(service) }
     }
 }
@@ -139,19 +138,19 @@ where
                     let found = prepared.find_token(scheme);
                     let waiting = waiting.take().expect(TAKEN);
                     match found {
-                        Found::Cached { jwt, beside } => {
+                        Found::Cached { served, beside } => {
                             *this.beside = beside;
-                            State::readying(waiting, prepared, jwt, true)
+                            State::readying(waiting, prepared, served)
                         }
-                        Found::Fetched(result) => State::readying(waiting, prepared, result?, false),
+                        Found::Fetched(result) => State::readying(waiting, prepared, result?),
                         Found::Awaited(waiter) => {
                             State::AwaitingToken { prepared: Some(prepared), waiter, waiting: Some(waiting) }
                         }
                     }
                 }
                 StateProj::AwaitingToken { prepared, waiter, waiting } => {
-                    let jwt = ready!(Pin::new(waiter).poll(cx))?;
-                    State::readying(waiting.take().expect(TAKEN), prepared.take().expect(TAKEN), jwt, false)
+                    let served = ready!(Pin::new(waiter).poll(cx))?;
+                    State::readying(waiting.take().expect(TAKEN), prepared.take().expect(TAKEN), served)
                 }
                 StateProj::Readying { request, sent, service } => {
                     let ready = service.as_mut().expect(TAKEN);
@@ -168,9 +167,9 @@ where
                         return Poll::Ready(Ok(response));
                     }
                     let sent = sent.take().expect(TAKEN);
-                    match sent.refused() {
-                        Some(Found::Cached { jwt, .. } | Found::Fetched(Ok(jwt))) => {
-                            match replay(response, sent, jwt, service.take()) {
+                    match sent.refused(&response) {
+                        Some(Found::Cached { served, .. } | Found::Fetched(Ok(served))) => {
+                            match replay(response, sent, served, service.take()) {
                                 Ok(state) => state,
                                 Err(response) => return Poll::Ready(Ok(response)),
                             }
@@ -187,8 +186,8 @@ where
                 StateProj::AwaitingReplacement { waiter, response, sent, service } => {
                     let result = ready!(Pin::new(waiter).poll(cx));
                     let (response, sent) = (response.take().expect(TAKEN), sent.take().expect(TAKEN));
-                    let Ok(jwt) = result else { return Poll::Ready(Ok(response)) };
-                    match replay(response, sent, jwt, service.take()) {
+                    let Ok(served) = result else { return Poll::Ready(Ok(response)) };
+                    match replay(response, sent, served, service.take()) {
                         Ok(state) => state,
                         Err(response) => return Poll::Ready(Ok(response)),
                     }
@@ -205,14 +204,14 @@ where
 fn replay<S, B, R>(
     response: Response<R>,
     mut sent: Sent,
-    jwt: Jwt,
+    served: Served,
     service: Option<S>,
 ) -> Result<State<S, B>, Response<R>>
 where
     S: Service<Request<B>, Response = Response<R>>,
     B: RequestBody,
 {
-    let Some(request) = sent.replay(jwt) else { return Err(response) };
+    let Some(request) = sent.replay(served) else { return Err(response) };
     drop(response);
     trace::replayed();
     Ok(State::Readying { request: Some(request), sent: Some(sent), service })

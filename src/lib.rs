@@ -67,9 +67,9 @@
 //! | `signer` | yes | [`JwtSigner`], by `jsonwebtoken` on `aws-lc-rs` (needs a C compiler) |
 //! | `signer-rust-crypto` | | [`JwtSigner`] by RustCrypto instead (needs none) |
 //! | `tokio` | yes | fetches that outlive their callers, and timers; brings `tokio` (`rt`, `time`) |
-//! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes and withheld credentials; brings `tracing` |
-//! | `retry` | | [`AiutaRetry`], a policy for tower's `Retry`; brings `tower` (`retry`) and `httpdate` |
-//! | `remote` | | [`RemoteIssuer`], tokens from your backend; brings `httpdate` |
+//! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes, wrong clocks and withheld credentials; brings `tracing` |
+//! | `retry` | | [`AiutaRetry`], a policy for tower's `Retry`; brings `tower` (`retry`) |
+//! | `remote` | | [`RemoteIssuer`], tokens from your backend |
 //! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
 //! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`, with `remote` also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
@@ -91,6 +91,7 @@ mod body;
 mod builder;
 mod clock;
 mod credential;
+mod date;
 mod env;
 mod error;
 mod future;

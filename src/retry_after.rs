@@ -2,13 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-/// How long an answer with these headers asks to wait. A date is measured from the answer's own `Date` if it has one, so that it does not
+/// How long an answer with these headers asks to wait. A date is measured from the answer's own `Date` if that can be relied on, so that it does not
 /// matter what this machine's clock says (`now`).
 #[cfg(feature = "retry")]
 pub(crate) fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let sent = text(http::header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-    delay(text(http::header::RETRY_AFTER)?, sent.unwrap_or(now))
+    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    delay(value, crate::date::date(headers).unwrap_or(now))
 }
 
 /// What the header's value says: seconds, or a date, which is no delay if it has passed at `now`.

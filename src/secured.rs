@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 
 use crate::access::NoReplay;
 use crate::body::{BodyReader, RequestBody, copy_head};
 use crate::credential::Credential;
+use crate::date;
 use crate::error::{AuthError, BoxError};
-use crate::jwt::Jwt;
 use crate::params::{AuthParams, body};
-use crate::tokens::{Found, Tokens};
+use crate::tokens::{Found, Served, Tokens};
 
 /// The Jwt scheme: its credential, and how its requests are treated.
 pub(crate) struct JwtScheme {
@@ -107,18 +107,11 @@ impl Prepared {
         scheme.tokens.find(&self.params)
     }
 
-    /// Gives the request its token; the answer is what is needed after a 401. Only a token out of the cache makes for a replay: one that
-    /// was just fetched is no older than the refusal (rule E2).
-    pub(crate) fn authorize<B>(
-        self,
-        scheme: Arc<JwtScheme>,
-        request: &mut Request<B>,
-        jwt: Jwt,
-        from_cache: bool,
-    ) -> Sent {
-        Credential::Bearer(&jwt).put_into(request.headers_mut());
-        let copy = self.kept.filter(|_| from_cache).map(|body| copy_head(request, body));
-        Sent { scheme, params: self.params, jwt, copy }
+    /// Gives the request its token; the answer is what is needed after a 401.
+    pub(crate) fn authorize<B>(self, scheme: Arc<JwtScheme>, request: &mut Request<B>, served: Served) -> Sent {
+        Credential::Bearer(&served.jwt).put_into(request.headers_mut());
+        let copy = self.kept.map(|body| copy_head(request, body));
+        Sent { scheme, params: self.params, served, copy }
     }
 }
 
@@ -126,7 +119,7 @@ impl Prepared {
 pub(crate) struct Sent {
     scheme: Arc<JwtScheme>,
     params: AuthParams,
-    jwt: Jwt,
+    served: Served,
     /// The same request once more, if it may be sent again.
     copy: Option<Request<Bytes>>,
 }
@@ -136,20 +129,24 @@ impl Sent {
         self.copy.is_some()
     }
 
-    /// It was answered with 401: the token is forgotten. Then the token for a replay, if there may be one (rules E1, E2).
-    pub(crate) fn refused(&self) -> Option<Found> {
-        self.scheme.tokens.reject(&self.params, &self.jwt);
-        self.copy.is_some().then(|| self.scheme.tokens.find(&self.params))
+    /// It was answered with 401: the token is forgotten (rule E1). Then the token for a replay, if there may be one: if the refused one was out
+    /// of the cache (rule E2) or made by a wrong clock (rule H1). Any other was made for this very request, and the next would fare no better.
+    pub(crate) fn refused<R>(&self, response: &Response<R>) -> Option<Found> {
+        let tokens = &self.scheme.tokens;
+        let by_a_wrong_clock = date::of(response).is_some_and(|date| tokens.compare_clocks(&self.served, date));
+        tokens.reject(&self.params, &self.served.jwt);
+        let replay = self.copy.is_some() && (self.served.from_cache || by_a_wrong_clock);
+        replay.then(|| tokens.find(&self.params))
     }
 
     /// The request with another token, to be sent a second and last time; `None` if the token is the one that was refused.
-    pub(crate) fn replay<B: RequestBody>(&mut self, jwt: Jwt) -> Option<Request<B>> {
-        if jwt.same_as(&self.jwt) {
+    pub(crate) fn replay<B: RequestBody>(&mut self, served: Served) -> Option<Request<B>> {
+        if served.jwt.same_as(&self.served.jwt) {
             return None;
         }
         let mut request = self.copy.take()?.map(B::from_bytes);
-        Credential::Bearer(&jwt).put_into(request.headers_mut());
-        self.jwt = jwt;
+        Credential::Bearer(&served.jwt).put_into(request.headers_mut());
+        self.served = served;
         self.scheme.tokens.count_replay();
         Some(request)
     }

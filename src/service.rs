@@ -38,9 +38,10 @@ use crate::trace;
 /// - **A1** At a trusted origin exactly one credential leaves; what the caller had put into its headers is replaced.
 /// - **B2** The inner service gets the very same bytes; bodies that need not be read are not.
 /// - **C2** While a request waits, for its body or for a token, it holds nothing of the inner service.
-/// - **E4** A request is sent at most twice: again only after a 401 to a token out of the cache.
+/// - **E4** A request is sent at most twice: again only after a 401 to a token that was out of the cache, or made by a wrong clock.
 /// - **F1** Only a service that was polled ready is called.
 /// - **F3** Errors of the inner service pass through as they are, boxed; ours downcast to [`AuthError`].
+/// - **H1** A clock that is off by up to a day is found out by the `Date` of a 401, and corrected for an hour.
 #[derive(Clone)]
 pub struct AiutaAuth<S> {
     inner: S,
@@ -136,22 +137,18 @@ impl<S> AiutaAuth<S> {
                 return ResponseFuture::preparing(preparing, waiting);
             }
         };
-        match prepared.find_token(&scheme) {
-            Found::Cached { jwt, beside } => {
-                let sent = prepared.authorize(scheme, &mut request, jwt, true);
-                let service = sent.may_replay().then(|| self.inner.clone());
-                ResponseFuture::sent(self.inner.call(request), sent, service, beside)
-            }
-            Found::Fetched(Ok(jwt)) => {
-                let sent = prepared.authorize(scheme, &mut request, jwt, false);
-                ResponseFuture::sent(self.inner.call(request), sent, None, None)
-            }
-            Found::Fetched(Err(error)) => self.fail(error),
+        let (served, beside) = match prepared.find_token(&scheme) {
+            Found::Cached { served, beside } => (served, beside),
+            Found::Fetched(Ok(served)) => (served, None),
+            Found::Fetched(Err(error)) => return self.fail(error),
             Found::Awaited(waiter) => {
                 let waiting = Waiting { scheme, request, service: self.give_up_ready() };
-                ResponseFuture::awaiting_token(prepared, waiter, waiting)
+                return ResponseFuture::awaiting_token(prepared, waiter, waiting);
             }
-        }
+        };
+        let sent = prepared.authorize(scheme, &mut request, served);
+        let service = sent.may_replay().then(|| self.inner.clone());
+        ResponseFuture::sent(self.inner.call(request), sent, service, beside)
     }
 
     /// The request is not sent: whatever was reserved for it is for others.

@@ -105,7 +105,10 @@ impl TokenRequest {
         &self.params
     }
 
-    /// The time to use for `iat` and `exp`, by the layer's [`Clock`](crate::Clock).
+    /// The time to use for `iat` and `exp`: by the layer's [`Clock`](crate::Clock), corrected if that was found to be wrong.
+    ///
+    /// A 401 whose `Date` is more than 5 s away from the clock tells that Aiuta's is another. The layer adopts the difference, at most a day, for
+    /// an hour (rule H1). A source that asks another clock instead has to know better.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.now

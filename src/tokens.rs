@@ -13,6 +13,7 @@ mod flight;
 mod holds;
 mod home;
 mod inner;
+mod skew;
 mod stats;
 mod store;
 mod waiter;
@@ -28,8 +29,9 @@ use std::time::SystemTime;
 
 use self::board::{Boarded, Saw};
 use self::entry::{Entry, Standing};
-use self::flight::Outcome;
+use self::flight::{Flight, Outcome};
 use self::inner::Inner;
+use self::skew::Reading;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
@@ -65,11 +67,30 @@ pub struct Tokens {
 /// Where the token for a request comes from.
 pub(crate) enum Found {
     /// Out of the cache. `beside` is a refresh that no task drives: to be polled while the request is under way.
-    Cached { jwt: Jwt, beside: Option<Waiter> },
+    Cached { served: Served, beside: Option<Waiter> },
     /// From the source, at once.
-    Fetched(Result<Jwt, AuthError>),
+    Fetched(Result<Served, AuthError>),
     /// From a flight that is not over.
     Awaited(Waiter),
+}
+
+/// A token for one request, and what a 401 to it is judged by.
+pub(crate) struct Served {
+    pub(crate) jwt: Jwt,
+    /// Otherwise a flight has just brought it.
+    pub(crate) from_cache: bool,
+    /// What the clock said when it was found in the cache, or its flight began.
+    at: Reading,
+}
+
+impl Served {
+    fn from_cache(jwt: Jwt, at: Reading) -> Self {
+        Self { jwt, from_cache: true, at }
+    }
+
+    fn by(flight: &Flight, jwt: Jwt) -> Self {
+        Self { jwt, from_cache: false, at: flight.started }
+    }
 }
 
 impl Tokens {
@@ -87,10 +108,11 @@ impl Tokens {
     pub async fn get(&self, params: &AuthParams) -> Result<Jwt, AuthError> {
         params.check_size()?;
         match self.find(params) {
-            Found::Cached { jwt, .. } => Ok(jwt),
+            Found::Cached { served, .. } => Ok(served),
             Found::Fetched(result) => result,
             Found::Awaited(waiter) => waiter.await,
         }
+        .map(|served| served.jwt)
     }
 
     /// Forgets the token for `params`, and what is being fetched for them: the next request asks the source.
@@ -133,6 +155,7 @@ impl Tokens {
             rejected: counters.rejected.get(),
             replays: counters.replays.get(),
             entries: self.inner.store.len() as u64,
+            clock_offset: self.inner.clock.offset(),
         }
     }
 
@@ -145,26 +168,26 @@ impl Tokens {
         // The clock is read after the entry is had: read before, it could be behind the start of a flight that landed in between, and
         // the newest of tokens would look as if the clock had gone back.
         let entry = self.inner.store.get(params);
-        let now = self.inner.clock.now();
+        let at = self.inner.clock.read();
         if let Some(entry) = entry {
-            let beside = match entry.standing(now) {
-                Standing::Stale => return self.fetch(params, Some(&entry), now),
-                Standing::Due => self.refresh(params, &entry, now),
+            let beside = match entry.standing(at.corrected()) {
+                Standing::Stale => return self.fetch(params, Some(&entry), at),
+                Standing::Due => self.refresh(params, &entry, at),
                 Standing::Fresh if entry.is_adrift() => self.adrift(params),
                 Standing::Fresh => None,
             };
             self.inner.counters.hits.add(params.keyed_hash());
-            return Found::Cached { jwt: entry.jwt().clone(), beside };
+            return Found::Cached { served: Served::from_cache(entry.jwt().clone(), at), beside };
         }
-        self.fetch(params, None, now)
+        self.fetch(params, None, at)
     }
 
-    fn fetch(&self, params: &AuthParams, stale: Option<&Arc<Entry>>, now: SystemTime) -> Found {
+    fn fetch(&self, params: &AuthParams, stale: Option<&Arc<Entry>>, at: Reading) -> Found {
         let counters = &self.inner.counters;
-        let (flight, waiter) = match self.board(params, Saw::NoneUsable(stale), now) {
+        let (flight, waiter) = match self.board(params, Saw::NoneUsable(stale), at.raw) {
             Boarded::Cached(jwt) => {
                 counters.hits.add(params.keyed_hash());
-                return Found::Cached { jwt, beside: None };
+                return Found::Cached { served: Served::from_cache(jwt, at), beside: None };
             }
             Boarded::Joined(flight, waiter) => {
                 counters.misses.add();
@@ -186,7 +209,7 @@ impl Tokens {
             }
         };
         match (flight.outcome(), waiter) {
-            (Some(Outcome::Token(jwt)), _) => Found::Fetched(Ok(jwt)),
+            (Some(Outcome::Token(jwt)), _) => Found::Fetched(Ok(Served::by(&flight, jwt))),
             (Some(Outcome::Failed(error)), _) => Found::Fetched(Err(error)),
             (_, Some(waiter)) => Found::Awaited(waiter),
             (_, None) => Found::Awaited(Waiter::new(self.clone(), flight)),
@@ -194,11 +217,12 @@ impl Tokens {
     }
 
     /// Starts the refresh of a token that is still good, if this caller is the one to do so (rule D2).
-    fn refresh(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) -> Option<Waiter> {
+    fn refresh(&self, params: &AuthParams, entry: &Arc<Entry>, at: Reading) -> Option<Waiter> {
+        let now = at.corrected();
         if !entry.claim_refresh(now, now + self.inner.fetch_timeout) {
             return None;
         }
-        match self.board(params, Saw::Due(entry), now) {
+        match self.board(params, Saw::Due(entry), at.raw) {
             Boarded::Started(flight, _) => {
                 self.inner.counters.refreshes.add();
                 self.launch(&flight);
@@ -209,7 +233,7 @@ impl Tokens {
                 Some(Waiter::new(self.clone(), flight))
             }
             Boarded::Refused(error) => {
-                entry.refresh_failed(now, error.retry_after().map(|left| now + left));
+                entry.refresh_failed(now, error.retry_after());
                 None
             }
             Boarded::Cached(_) | Boarded::Joined(..) | Boarded::Full => None,
@@ -220,6 +244,14 @@ impl Tokens {
     fn adrift(&self, params: &AuthParams) -> Option<Waiter> {
         let flight = lock(&self.inner.flights).get(params).cloned()?;
         (!flight.has_task()).then(|| Waiter::new(self.clone(), flight))
+    }
+
+    /// Compares the clock with Aiuta's, which showed `date` when it refused `served`, and answers whether that token was made by a wrong
+    /// clock (rule H1).
+    ///
+    /// To be called before [`reject`](Self::reject): whatever is fetched once the token is forgotten is made by the right clock.
+    pub(crate) fn compare_clocks(&self, served: &Served, date: SystemTime) -> bool {
+        self.inner.clock.compare(served.at, date)
     }
 
     /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1).

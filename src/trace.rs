@@ -5,6 +5,7 @@
 //! | span `token_flight` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`Token`, `Failed` with the error's kind, `Dead`: cut off), `waiters` |
 //! | event `token refresh failed` | WARN | `error` (its kind; none if what came is no better than what is there) |
 //! | event `request replayed with a new token` | DEBUG | |
+//! | event `clock offset adopted` | WARN | `offset`: seconds that are added to the clock from now on, 0 if it was set right |
 //! | event `credential withheld from an untrusted origin` | DEBUG | `host` |
 //!
 //! No field is ever a secret, a token or a param's value.
@@ -51,6 +52,10 @@ mod with_tracing {
         tracing::debug!(target: TARGET, "request replayed with a new token");
     }
 
+    pub(crate) fn clock_offset_adopted(offset: i64) {
+        tracing::warn!(target: TARGET, offset, "clock offset adopted");
+    }
+
     pub(crate) fn withheld(host: Option<&str>) {
         tracing::debug!(target: TARGET, host, "credential withheld from an untrusted origin");
     }
@@ -80,10 +85,12 @@ mod without_tracing {
 
     pub(crate) fn replayed() {}
 
+    pub(crate) fn clock_offset_adopted(_offset: i64) {}
+
     pub(crate) fn withheld(_host: Option<&str>) {}
 }
 
 #[cfg(feature = "tracing")]
-pub(crate) use with_tracing::{FlightSpan, flight, refresh_failed, replayed, withheld};
+pub(crate) use with_tracing::{FlightSpan, clock_offset_adopted, flight, refresh_failed, replayed, withheld};
 #[cfg(not(feature = "tracing"))]
-pub(crate) use without_tracing::{FlightSpan, flight, refresh_failed, replayed, withheld};
+pub(crate) use without_tracing::{FlightSpan, clock_offset_adopted, flight, refresh_failed, replayed, withheld};

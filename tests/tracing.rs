@@ -6,13 +6,13 @@ mod told;
 use support::*;
 use told::Told;
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AuthErrorKind, TokenError};
+use tower_aiuta_auth::{AuthErrorKind, Clock, TokenError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// One test: the subscriber is the whole program's.
 #[tokio::test]
-async fn tracing_tells_of_flights_replays_failed_refreshes_and_withheld_credentials() {
+async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_and_wrong_clocks() {
     let told = Told::default();
     tracing_subscriber::registry().with(told.clone()).init();
     let gate = Gate::closed();
@@ -79,4 +79,18 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_and_withheld_credenti
     assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
     let last = told.take();
     assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
+
+    // Ten minutes behind.
+    let date = httpdate::fmt_http_date(clock.now() + secs(600));
+    let inner = Recorder::with(move |_| {
+        let response = http::Response::builder().status(401).header("date", &date);
+        let response = response.body(http_body_util::Full::default()).unwrap();
+        async move { Ok(response) }
+    });
+    send(&support::service(&layer, &inner), try_on("image-4")).await.unwrap();
+    let skew = told.take();
+    assert!(skew.contains("event in tower_aiuta_auth\n  message=clock offset adopted\n  offset=600\n"), "{skew}");
+    assert!(skew.ends_with("  message=request replayed with a new token\n"), "{skew}");
+    send(&support::service(&layer, &inner), try_on("image-4")).await.unwrap();
+    assert!(!told.take().contains("clock"), "it is told once");
 }

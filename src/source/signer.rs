@@ -43,7 +43,8 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// # Clocks
 ///
 /// PyJWT and others refuse a token whose `iat` is in their future, so `iat` is set back a little
-/// ([`backdate`](Self::backdate)); `exp` is not.
+/// ([`backdate`](Self::backdate)); `exp` is not. A clock that is wrong by more is corrected by the layer, with
+/// [`TokenRequest::now`].
 ///
 /// HS256 is deterministic: the same params in the same second make the same token. When the last one was refused
 /// ([`TokenRequest::must_be_new`]), `iat` is set back by one second more, so that the new token is a different one.

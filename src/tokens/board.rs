@@ -41,7 +41,7 @@ pub(super) enum Boarded {
 }
 
 impl Tokens {
-    /// Finds or makes the flight for `params`, with a seat in it unless it is only to refresh an entry.
+    /// Finds or makes the flight for `params`, with a seat in it unless it is only to refresh an entry. `now` is the clock's, not corrected.
     pub(super) fn board(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Boarded {
         let boarded = self.try_board(params, saw, now);
         if matches!(boarded, Boarded::Full) && self.inner.sweep(now) {
@@ -58,10 +58,13 @@ impl Tokens {
         let late;
         let started = {
             let mut flights = lock(&inner.flights);
+            // The offset is read under the lock: if a token of this key was refused for a wrong clock since `now`, what is fetched from
+            // here on is made by the right one (rule H1).
+            let at = inner.clock.reading_at(now);
             // Another flight may have landed since this caller looked, and may have begun after this caller's `now`.
             if let Some(entry) = inner.store.get(params) {
                 let known = saw.entry().is_some_and(|seen| Arc::ptr_eq(seen, &entry));
-                if !known && !entry.is_over(now) {
+                if !known && !entry.is_over(at.corrected()) {
                     return Boarded::Cached(entry.jwt().clone());
                 }
             }
@@ -79,7 +82,7 @@ impl Tokens {
                     Boarded::Joined(Arc::clone(late), None)
                 }
                 _ => {
-                    let flight = inner.take_off(params, saw, now);
+                    let flight = inner.take_off(params, saw, at);
                     flights.insert(Arc::clone(&flight));
                     let seat = seat(&flight);
                     Boarded::Started(flight, seat)

@@ -1,4 +1,5 @@
-//! A cached token: until when it is used, and when the next refresh is due. Pure decisions on plain values of time.
+//! A cached token: until when it is used, and when the next refresh is due. Pure decisions on plain values of time, all of them
+//! [corrected](super::skew).
 
 use std::time::{Duration, SystemTime};
 
@@ -130,11 +131,11 @@ impl Entry {
             && self.refresh_at.compare_exchange(due, millis(retry_at), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Puts the next refresh off: for a while that doubles with each failure, and not before `not_before` (rules D3, G2).
-    pub(crate) fn refresh_failed(&self, now: SystemTime, not_before: Option<SystemTime>) {
+    /// Puts the next refresh off: for a while that doubles with each failure, and as long as the source asked for (rules D3, G2).
+    pub(crate) fn refresh_failed(&self, now: SystemTime, pause: Option<Duration>) {
         let failures = self.failed_refreshes.fetch_add(1, Ordering::Relaxed);
         let wait = Duration::from_secs(1 << failures.min(5)).min(MAX_BACKOFF);
-        let at = not_before.map_or(now + wait, |hold| hold.max(now + wait));
+        let at = now + wait.max(pause.unwrap_or_default());
         self.refresh_at.store(millis(at), Ordering::Relaxed);
         self.set_adrift(false);
     }

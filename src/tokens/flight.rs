@@ -25,6 +25,7 @@ pub(crate) use self::seat::{Role, Seat, View};
 use super::entry::Entry;
 use super::home::Home;
 use super::lock;
+use super::skew::Reading;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
@@ -84,8 +85,8 @@ pub(crate) enum Turn {
 pub(crate) struct Flight {
     pub(crate) params: AuthParams,
     pub(crate) reason: Reason,
-    pub(crate) started: SystemTime,
-    /// When it is late (rule C6).
+    pub(crate) started: Reading,
+    /// When it is late, by the clock as it is (rule C6).
     pub(crate) deadline: SystemTime,
     /// Opened at the first turn, which is never under a lock: a subscriber is somebody else's code.
     span: OnceLock<trace::FlightSpan>,
@@ -134,7 +135,7 @@ impl Flight {
     pub(crate) fn new(
         params: AuthParams,
         reason: Reason,
-        (started, deadline): (SystemTime, SystemTime),
+        (started, deadline): (Reading, SystemTime),
         call: SourceCall,
         air: Arc<Air>,
     ) -> Arc<Self> {

@@ -46,13 +46,8 @@ struct Inner {
 }
 
 impl Holds {
-    /// Begins a pause if `cause` asks for one; answers when it ends.
-    pub(crate) fn begin(
-        &self,
-        partition: Option<&str>,
-        now: SystemTime,
-        cause: &Arc<TokenError>,
-    ) -> Option<SystemTime> {
+    /// Begins a pause if `cause` asks for one; answers how long it is.
+    pub(crate) fn begin(&self, partition: Option<&str>, now: SystemTime, cause: &Arc<TokenError>) -> Option<Duration> {
         let pause = cause.retry_after()?.min(MAX_PAUSE);
         let until = now + pause;
         let hold = Hold { since: now, until, cause: Arc::clone(cause) };
@@ -73,7 +68,7 @@ impl Holds {
                 over.extend(partitions.insert(partition.to_owned(), hold));
             }
         }
-        Some(until)
+        Some(pause)
     }
 
     /// The error for a request that would have to call the source during a pause.

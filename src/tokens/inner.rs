@@ -8,6 +8,7 @@ use super::entry::{Entry, Freshness};
 use super::flight::{Air, Flight, Outcome, Reason};
 use super::holds::Holds;
 use super::lock;
+use super::skew::{Reading, SkewedClock};
 use super::stats::Counters;
 use super::store::{Map, Store, store};
 use crate::clock::Clock;
@@ -34,7 +35,7 @@ pub(crate) struct TokensConfig {
 
 pub(crate) struct Inner {
     source: BoxTokenSource,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: SkewedClock,
     freshness: Freshness,
     pub(super) fetch_timeout: Duration,
     pub(super) max_flights: usize,
@@ -92,7 +93,7 @@ impl Inner {
     pub(super) fn new(config: TokensConfig) -> Self {
         Self {
             source: config.source,
-            clock: config.clock,
+            clock: SkewedClock::new(config.clock),
             freshness: config.freshness,
             fetch_timeout: config.fetch_timeout,
             max_flights: config.max_flights,
@@ -106,15 +107,15 @@ impl Inner {
     }
 
     /// A new flight, not yet in the map. Nothing of the source runs here.
-    pub(super) fn take_off(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Arc<Flight> {
-        let request = TokenRequest::new(params.clone(), now);
+    pub(super) fn take_off(&self, params: &AuthParams, saw: Saw<'_>, at: Reading) -> Arc<Flight> {
+        let request = TokenRequest::new(params.clone(), at.corrected());
         let (reason, request) = match (self.rejected.get(params), saw) {
             (Some(rejected), _) => (Reason::Rejected(rejected), request.renewed()),
             (None, Saw::Due(entry)) => (Reason::Refresh(Arc::clone(entry)), request),
             (None, Saw::NoneUsable(_)) => (Reason::Miss, request),
         };
         self.counters.fetches.add();
-        let times = (now, now + self.fetch_timeout);
+        let times = (at, at.raw + self.fetch_timeout);
         Flight::new(params.clone(), reason, times, self.source.call(request), Arc::clone(&self.air))
     }
 
@@ -134,11 +135,11 @@ impl Inner {
 
     /// The source has answered, or panicked (`Err(None)`).
     pub(super) fn landed(&self, flight: &Arc<Flight>, result: Result<Jwt, Option<TokenError>>) {
-        let now = self.clock.now();
+        let now = self.clock.read();
         match result {
             Ok(jwt) => {
                 let mut unusable = false;
-                self.publish(flight, |inner| unusable = !inner.keep(flight, &jwt, now));
+                self.publish(flight, |inner| unusable = !inner.keep(flight, &jwt, now.corrected()));
                 flight.finish(Outcome::Token(jwt), || {
                     if unusable {
                         refresh_failed(flight, now, None, None);
@@ -147,23 +148,24 @@ impl Inner {
             }
             Err(error) => {
                 let error = error.map(Arc::new);
-                let hold = error.as_ref().and_then(|error| self.holds.begin(flight.params.partition(), now, error));
-                self.fail(flight, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), hold);
+                let pause =
+                    error.as_ref().and_then(|error| self.holds.begin(flight.params.partition(), now.raw, error));
+                self.fail(flight, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), pause);
             }
         }
     }
 
     /// Ends a flight that is late (rule C6).
     pub(super) fn expire(&self, flight: &Arc<Flight>) {
-        self.fail(flight, self.clock.now(), AuthError::fetch_timeout(), None);
+        self.fail(flight, self.clock.read(), AuthError::fetch_timeout(), None);
     }
 
-    fn fail(&self, flight: &Arc<Flight>, now: SystemTime, error: AuthError, hold: Option<SystemTime>) {
+    fn fail(&self, flight: &Arc<Flight>, now: Reading, error: AuthError, pause: Option<Duration>) {
         self.leave(flight);
         let kind = error.kind();
         flight.finish(Outcome::Failed(error), || {
             self.counters.failures.add();
-            refresh_failed(flight, now, Some(kind), hold);
+            refresh_failed(flight, now, Some(kind), pause);
         });
     }
 
@@ -180,7 +182,9 @@ impl Inner {
         }
         self.rejected.remove(&flight.params);
         let key_hash = flight.params.keyed_hash();
-        let Some(entry) = Entry::new(jwt.clone(), flight.started, now, &self.freshness, key_hash) else { return false };
+        let Some(entry) = Entry::new(jwt.clone(), flight.started.corrected(), now, &self.freshness, key_hash) else {
+            return false;
+        };
         self.store.insert(flight.params.clone(), Arc::new(entry));
         true
     }
@@ -196,9 +200,9 @@ impl Inner {
 }
 
 /// A flight that refreshes a token did not bring a better one: the next waits (rule D3).
-fn refresh_failed(flight: &Flight, now: SystemTime, error: Option<AuthErrorKind>, not_before: Option<SystemTime>) {
+fn refresh_failed(flight: &Flight, now: Reading, error: Option<AuthErrorKind>, pause: Option<Duration>) {
     if let Reason::Refresh(entry) = &flight.reason {
-        entry.refresh_failed(now, not_before);
+        entry.refresh_failed(now.corrected(), pause);
         trace::refresh_failed(error);
     }
 }

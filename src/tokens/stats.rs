@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the cache of tokens has done so far, and how many tokens it holds: a snapshot, by [`Tokens::stats`](super::Tokens::stats).
+/// What the cache of tokens has done so far, and how it stands: a snapshot, by [`Tokens::stats`](super::Tokens::stats).
 ///
-/// The counters only grow; they are read one after the other, not all at one instant.
+/// The counters, all but the last two, only grow; they are read one after the other, not all at one instant.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenStats {
@@ -26,6 +26,9 @@ pub struct TokenStats {
     pub replays: u64,
     /// Tokens in the cache now.
     pub entries: u64,
+    /// What is added to the clock now, in seconds, since that is how far Aiuta's was found to be ahead of it; negative if it is behind.
+    /// 0 is how it should be: another number means that this machine's clock wants to be set.
+    pub clock_offset: i64,
 }
 
 /// One counter for events that happen on a cold path.

@@ -7,9 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use super::deadline::Deadline;
 use super::flight::{Flight, Outcome, Role, Seat, Turn, View};
-use super::{Found, Inner, Tokens};
+use super::{Found, Inner, Served, Tokens};
 use crate::error::AuthError;
-use crate::jwt::Jwt;
 
 /// A seat and a deadline: what waiters and the task have in common.
 struct Watch {
@@ -28,7 +27,7 @@ impl Watch {
         let flight = self.seat.flight();
         let late = match timer {
             Some(timer) => timer.is_ready(),
-            None => flight.is_late(inner.clock.now()),
+            None => flight.is_late(inner.clock.raw()),
         };
         match self.seat.look(cx.waker(), timer.is_some()) {
             View::Over(outcome) => return Poll::Ready(outcome),
@@ -66,20 +65,20 @@ impl Waiter {
 }
 
 impl Future for Waiter {
-    type Output = Result<Jwt, AuthError>;
+    type Output = Result<Served, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
             match ready!(this.watch.poll(&this.tokens.inner, cx)) {
-                Outcome::Token(jwt) => return Poll::Ready(Ok(jwt)),
+                Outcome::Token(jwt) => return Poll::Ready(Ok(Served::by(this.flight(), jwt))),
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 Outcome::Dead if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
                 // The runtime of the flight's task was shut down: start over, once and in silence (rule C4).
                 Outcome::Dead => {
                     this.restarted = true;
                     match this.tokens.find(&this.flight().params.clone()) {
-                        Found::Cached { jwt, .. } => return Poll::Ready(Ok(jwt)),
+                        Found::Cached { served, .. } => return Poll::Ready(Ok(served)),
                         Found::Fetched(result) => return Poll::Ready(result),
                         Found::Awaited(waiter) => this.watch = waiter.watch,
                     }

@@ -91,7 +91,7 @@ fn d3_each_failed_refresh_puts_the_next_off_for_longer() {
         wait
     });
     assert_eq!(waits.len(), 7);
-    entry.refresh_failed(now, Some(now + Duration::from_secs(90)));
+    entry.refresh_failed(now, Some(Duration::from_secs(90)));
     assert!(!entry.claim_refresh(now + Duration::from_secs(89), at(9999)));
     assert!(entry.claim_refresh(now + Duration::from_secs(90), at(9999)));
 }

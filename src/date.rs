@@ -1,0 +1,64 @@
+//! The `Date` header (RFC 9110 §6.6.1): when an answer was made, by the clock of who made it.
+
+use std::time::SystemTime;
+
+use http::header::{AGE, DATE};
+use http::{HeaderMap, HeaderName, Response};
+
+/// When a response was made, if that can be relied on.
+pub(crate) fn of<R>(response: &Response<R>) -> Option<SystemTime> {
+    date(response.headers())
+}
+
+/// An answer's `Date`, if it says what time it is there: one readable date, and not the date of an answer that was kept in a cache, which
+/// tells its [age](https://www.rfc-editor.org/rfc/rfc9111#section-5.1).
+pub(crate) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let is_kept = headers.contains_key(AGE) && only(headers, AGE)? != "0";
+    if is_kept {
+        return None;
+    }
+    httpdate::parse_http_date(only(headers, DATE)?).ok()
+}
+
+/// The value of a header that is there once, and is text.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn h1_a_date_is_read_if_it_can_be_relied_on() {
+        const DATE: (&str, &str) = ("date", "Fri, 15 Jan 2027 08:00:30 GMT");
+        let right = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_030));
+        for (headers, expected) in [
+            (&[DATE][..], right),
+            (&[("date", "Friday, 15-Jan-27 08:00:30 GMT")], right),
+            (&[("date", "Fri Jan 15 08:00:30 2027")], right),
+            (&[DATE, ("age", "0")], right),
+            (&[], None),
+            (&[("date", "")], None),
+            (&[("date", "1800000030")], None),
+            (&[("date", "Fri, 99 Jan 2027 08:00:30 GMT")], None),
+            (&[("date", "2027-01-15T08:00:30Z")], None),
+            (&[("date", "Fri, 15 Jan 2027 08:00:30 GMT, Fri, 15 Jan 2027 08:00:30 GMT")], None),
+            (&[("date", "\u{e4}")], None),
+            (&[DATE, DATE], None),
+            (&[DATE, ("age", "1")], None),
+            (&[DATE, ("age", "soon")], None),
+            (&[DATE, ("age", "0"), ("age", "0")], None),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            assert_eq!(date(&map), expected, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What is believed of a `Date`, and for how long.
+
+use super::*;
+
+#[tokio::test]
+async fn h1_from_five_seconds_to_a_day() {
+    for (seconds, sent, adopted) in [
+        (0, 1, 0),
+        (4, 1, 0),
+        (-5, 1, 0),
+        (5, 1, 0),
+        (6, 2, 6),
+        (-6, 2, -6),
+        (DAY, 2, DAY),
+        (-DAY, 2, -DAY),
+        (DAY + 1, 1, 0),
+        (-DAY - 1, 1, 0),
+        (365 * DAY, 1, 0),
+    ] {
+        let clock = ManualClock::default();
+        let source = Source::new();
+        let layer = jwt_at(&clock, source.clone());
+        let inner = answering(401, &[("date", &date(&off_by(seconds, &clock)))]);
+        assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+        assert_eq!((inner.count(), source.calls(), offset(&layer)), (sent, sent, adopted), "{seconds} s");
+        // Whatever it was, the next one has a token by the right clock, and a 401 is a 401.
+        send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+        assert_eq!((inner.count(), offset(&layer)), (sent + 1, adopted), "{seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
+    let clock = ManualClock::default();
+    let later = date(&off_by(10 * MINUTES, &clock));
+    let cases: [&[(&str, &str)]; 7] = [
+        &[],
+        &[("date", "")],
+        &[("date", "soon")],
+        &[("date", "1800000600")],
+        &[("date", &later), ("date", &later)],
+        &[("date", &later), ("age", "600")],
+        &[("last-modified", &later), ("expires", &later)],
+    ];
+    for headers in cases {
+        let layer = jwt_at(&clock, Source::new());
+        let inner = answering(401, headers);
+        assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+        assert_eq!((inner.count(), offset(&layer)), (1, 0), "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn h1_only_a_refused_token_of_ours_tells_the_time() {
+    let clock = ManualClock::default();
+    let later = date(&off_by(10 * MINUTES, &clock));
+    let layer = jwt_at(&clock, Source::new());
+    for (status, request) in [
+        (401, post("https://example.com/v1/sku_images_operations", "{}")),
+        (401, post("http://api.aiuta.com/v1/sku_images_operations", "{}")),
+        (401, get("https://api.aiuta.com/v1/try_on_models")),
+        (200, try_on("image-1")),
+        (403, try_on("image-2")),
+        (503, try_on("image-3")),
+    ] {
+        let inner = answering(status, &[("date", &later)]);
+        assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), status);
+        assert_eq!((inner.count(), offset(&layer)), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
+    // It waits for a permit, or the machine sleeps; the answer is dated before that, or after.
+    for dated_after in [false, true] {
+        let clock = ManualClock::default();
+        let layer = jwt_at(&clock, Source::new());
+        let inner = Recorder::with({
+            let clock = clock.clone();
+            move |_| {
+                let before = date(&clock);
+                clock.advance(secs(60));
+                let date = if dated_after { date(&clock) } else { before };
+                let response = Response::builder().status(401).header("date", date).body(Full::default()).unwrap();
+                async move { Ok(response) }
+            }
+        });
+        assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+        assert_eq!((inner.count(), offset(&layer)), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn h1_a_clock_that_is_set_right_is_believed_again() {
+    for (seconds, at_once) in [(-10 * MINUTES, [401, 200].as_slice()), (10 * MINUTES, &[200])] {
+        let pair = Pair::off_by(seconds);
+        let (image, other) = (pair.upload().await, pair.upload().await);
+        pair.start(&image).await;
+        // Set back it is seen to be another clock; set forward it is found out by Aiuta.
+        pair.ours.set(pair.right.now());
+        assert_eq!(pair.start(&image).await, at_once);
+        assert_eq!(pair.offset(), 0);
+        assert_eq!((pair.start(&image).await, pair.start(&other).await), (vec![200], vec![200]));
+        // And wrong again.
+        pair.ours.advance(secs(300));
+        assert_eq!((pair.start(&image).await, pair.offset()), (vec![401, 200], -300));
+    }
+}
+
+#[tokio::test]
+async fn h1_the_offset_is_forgotten_after_an_hour() {
+    let pair = Pair::off_by(-10 * MINUTES);
+    let image = pair.upload().await;
+    pair.start(&image).await;
+    pair.pass(HOUR - 1);
+    assert_eq!((pair.offset(), pair.start(&image).await), (10 * MINUTES, vec![200]));
+    pair.pass(1);
+    assert_eq!((pair.offset(), pair.start(&image).await), (0, vec![401, 200]));
+    assert_eq!((pair.offset(), pair.start(&image).await), (10 * MINUTES, vec![200]));
+}
