@@ -5,9 +5,18 @@ use std::time::SystemTime;
 use http::header::{AGE, DATE};
 use http::{HeaderMap, HeaderName, Response};
 
+/// Marks a response that came from another origin than the request went to: its `Date` is a stranger's.
+#[cfg_attr(
+    not(feature = "reqwest-middleware"),
+    allow(dead_code, reason = "only reqwest tells where a response came from")
+)]
+#[derive(Clone, Copy)]
+pub(crate) struct FromElsewhere;
+
 /// When a response was made, if that can be relied on.
 pub(crate) fn of<R>(response: &Response<R>) -> Option<SystemTime> {
-    date(response.headers())
+    let elsewhere = response.extensions().get::<FromElsewhere>().is_some();
+    if elsewhere { None } else { date(response.headers()) }
 }
 
 /// An answer's `Date`, if it says what time it is there: one readable date, and not the date of an answer that was kept in a cache, which

@@ -4,6 +4,8 @@
 
 #[path = "reqwest_middleware/aiuta.rs"]
 mod aiuta;
+#[path = "reqwest_middleware/clocks.rs"]
+mod clocks;
 #[path = "reqwest_middleware/errors.rs"]
 mod errors;
 #[path = "reqwest_middleware/lossless.rs"]

@@ -5,11 +5,13 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::Extensions;
+use http::{Extensions, StatusCode};
 use reqwest::{Body, Request, Response, Url};
 use reqwest_middleware::{Error, Next, Result};
 use tokio::sync::Mutex;
 use tower_service::Service;
+
+use crate::date::FromElsewhere;
 
 /// The other middlewares and the client, for one request, which may be sent twice.
 #[derive(Clone)]
@@ -49,19 +51,24 @@ impl<'a> Service<http::Request<Body>> for Rest<'a, '_> {
                 *request.body_mut() = None;
             }
             let mut extensions = extensions.lock().await;
-            next.run(request, &mut extensions).await.map(with_its_head)
+            next.run(request, &mut extensions).await.map(|response| with_its_head(response, url))
         })
     }
 }
 
-/// Shows the layer the head of a response. The headers move there and [back](restored), since a copy would be made for every response.
-fn with_its_head(mut response: Response) -> http::Response<Response> {
+/// Shows the layer the head of a response to a request for `url`. The headers move there and [back](restored), since a copy would be made for every response.
+fn with_its_head(mut response: Response, url: &Url) -> http::Response<Response> {
     let (status, version) = (response.status(), response.version());
+    // reqwest may have followed a redirect; the layer looks at the `Date` of a 401.
+    let elsewhere = status == StatusCode::UNAUTHORIZED && response.url().origin() != url.origin();
     let headers = mem::take(response.headers_mut());
     let mut wrapped = http::Response::new(response);
     *wrapped.status_mut() = status;
     *wrapped.version_mut() = version;
     *wrapped.headers_mut() = headers;
+    if elsewhere {
+        wrapped.extensions_mut().insert(FromElsewhere);
+    }
     wrapped
 }
 
