@@ -182,5 +182,5 @@ impl Word {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tower_aiuta_auth_model)))]
 mod tests;
