@@ -1,0 +1,85 @@
+//! Params from a body: what is signed is what `serde_json` reads there, or the request is not sent.
+//!
+//! Input: a line with the size of the pieces in which the body comes (none: in one), and the body.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tower_aiuta_auth::{AiutaAuthLayer, AuthErrorKind, AuthParams};
+use tower_aiuta_auth_fuzz::{Noon, Pairs, Telling, body, line, send, size, token, told};
+
+const URI: &str = "https://api.aiuta.com/v1/sku_try_on_operations";
+const FIELDS: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
+const BODY_LIMIT: usize = 6 * 1024;
+const PARAMS_LIMIT: usize = 4 * 1024;
+
+fuzz_target!(|data: &[u8]| {
+    let mut bytes = data;
+    let Some(chunk) = line(&mut bytes) else { return };
+    let chunk = chunk.parse().unwrap_or(0);
+    let layer = AiutaAuthLayer::builder().jwt("id", Telling).clock(Noon).body_limit(BODY_LIMIT).max_tokens(16);
+    let layer = layer.build().expect("a layer");
+    let request = || http::Request::post(URI).body(body(bytes, chunk)).expect("a request");
+
+    // What the cache has for other types of the same values must not be what this body gets.
+    let reference = reference(bytes);
+    if let Some(params) = reference.as_ref().ok().and_then(|params| params.as_ref()) {
+        let tokens = layer.tokens().expect("tokens");
+        let strings = params.to_strings().into_iter();
+        let strings = strings.fold(AuthParams::new(), |params, (key, value)| params.with(key, value));
+        for other in [strings, params.clone().with_partition("p")] {
+            let _ = futures::FutureExt::now_or_never(tokens.get(&other));
+        }
+    }
+
+    let first = send(&layer, request());
+    let again = send(&layer, request());
+    match (&first, &again) {
+        (Ok(first), Ok(again)) => assert_eq!(first.credentials(), again.credentials(), "the same body, another token"),
+        (Err(first), Err(again)) => assert_eq!(first.kind(), again.kind()),
+        _ => panic!("once so, once so: {first:?} {again:?}"),
+    }
+    let sent = match first {
+        Ok(seen) => {
+            assert_eq!(seen.body, bytes, "the very same bytes");
+            Ok(seen.claims().expect("one token")["params"].clone())
+        }
+        Err(error) => Err(error.kind()),
+    };
+
+    let expected = match (bytes.len(), reference) {
+        (0, _) => Err(AuthErrorKind::MissingParams),
+        (BODY_LIMIT.., _) if bytes.len() > BODY_LIMIT => Err(AuthErrorKind::BodyTooLarge),
+        (_, Ok(Some(params))) if params.is_empty() => Err(AuthErrorKind::MissingParams),
+        (_, Ok(Some(params))) if size(&params) > PARAMS_LIMIT => Err(AuthErrorKind::InvalidBody),
+        // Control characters take six bytes in JSON.
+        (_, Ok(Some(params))) if token(&told(&params)).len() > 8 * 1024 => Err(AuthErrorKind::InvalidToken),
+        (_, Ok(Some(params))) => Ok(serde_json::to_value(params).expect("JSON")),
+        (_, Ok(None)) => Err(AuthErrorKind::InvalidBody),
+        // serde_json refuses other fields, which the layer skips, for their depth, lone surrogates, or a number's range. What is signed
+        // has to be there for it all the same.
+        (_, Err(())) => match sent {
+            Ok(params) => return in_raw(bytes, &params),
+            Err(kind) => {
+                return assert!(matches!(kind, AuthErrorKind::InvalidBody | AuthErrorKind::MissingParams), "{kind:?}");
+            }
+        },
+    };
+    assert_eq!(sent, expected);
+});
+
+/// The params of a body; `None` if it has fields that can't be signed, an error if it is no JSON object.
+fn reference(bytes: &[u8]) -> Result<Option<AuthParams>, ()> {
+    let pairs: Pairs<Value> = serde_json::from_slice(bytes).map_err(drop)?;
+    Ok(pairs.params(&FIELDS))
+}
+
+/// Each param is the value of a member that is there once; and all such members are.
+fn in_raw(bytes: &[u8], params: &Value) {
+    let pairs: Pairs<Box<RawValue>> = serde_json::from_slice(bytes).expect("an object");
+    let signed: Vec<_> = pairs.0.into_iter().filter(|(key, _)| FIELDS.contains(&key.as_str())).collect();
+    let signed = signed.into_iter().map(|(key, raw)| (key, serde_json::from_str(raw.get()).expect("a plain value")));
+    let expected = Pairs(signed.collect()).params(&FIELDS).expect("plain values, each once");
+    assert_eq!(*params, serde_json::to_value(expected).expect("JSON"));
+}
