@@ -1,21 +1,36 @@
-//! Rule A5: a redirect followed outside the layer takes no credential along, and coming back is authenticated afresh.
+//! Rule A5: a redirect followed outside the layer takes no credential along, and coming back is authenticated afresh. Here in process, by each
+//! hop; in `redirects/` on the wire, by each way to write a `Location`, and what becomes of those that are followed beneath the layer.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
+#[path = "redirects/addresses.rs"]
+mod addresses;
+#[path = "redirects/beneath.rs"]
+mod beneath;
+#[path = "redirects/cases.rs"]
+mod cases;
+#[path = "redirects/net.rs"]
+mod net;
+#[path = "redirects/outside.rs"]
+mod outside;
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::header::LOCATION;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use support::*;
-use tower::{ServiceBuilder, ServiceExt};
-use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthErrorKind, AuthParams, BoxError};
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_aiuta_auth::{Access, AiutaAuthBuilder, AiutaAuthLayer, AuthErrorKind, AuthParams, BoxError};
 use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::follow_redirect::policy::{Policy, PolicyExt, Standard, clone_body_fn};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
+const AIUTA: &str = "https://api.aiuta.com";
 const IMAGE: &str = "https://api.aiuta.com/v1/uploaded_images/1";
 /// Another origin; on purpose with a path of Aiuta's.
 const ELSEWHERE: &str = "https://storage.example/v1/sku_try_on_operations";
@@ -75,20 +90,25 @@ fn credentials(seen: &[Seen]) -> Vec<Vec<&'static str>> {
     seen.iter().map(Seen::credentials).collect()
 }
 
-/// A request for each of the three credentials, with a layer that gives it: its name, and a status that keeps the method.
-fn each_credential() -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
-    let layer = || jwt(Source::new()).build().unwrap();
+/// A request for each of the three credentials to Aiuta, which is at `origin`, with a layer that gives it; and the credential's name.
+fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
+    let here = |builder: AiutaAuthBuilder| builder.origins([origin]).dangerous_plaintext_origins(true).build().unwrap();
+    let layer = || here(jwt(Source::new()));
+    let to_here = |mut request: Request<Full<Bytes>>| {
+        *request.uri_mut() = request.uri().to_string().replace(AIUTA, origin).parse().unwrap();
+        request
+    };
     [
-        (AiutaAuthLayer::api_key(KEY).unwrap(), get(IMAGE), "x-api-key"),
-        (layer(), get(IMAGE), "x-user-id"),
-        (layer(), try_on("image-1"), "authorization"),
-        (layer(), post(TRY_ON, r#"{"uploaded_image_id":"image-1"}"#), "authorization"),
+        (here(AiutaAuthLayer::builder().api_key(KEY)), to_here(get(IMAGE)), "x-api-key"),
+        (layer(), to_here(get(IMAGE)), "x-user-id"),
+        (layer(), to_here(try_on("image-1")), "authorization"),
+        (layer(), to_here(post(TRY_ON, r#"{"uploaded_image_id":"image-1"}"#)), "authorization"),
     ]
 }
 
 #[tokio::test]
 async fn a5_no_credential_goes_to_another_origin() {
-    for (layer, request, name) in each_credential() {
+    for (layer, request, name) in each_credential(AIUTA) {
         for status in [301, 302, 303, 307, 308] {
             for location in [
                 ELSEWHERE,
@@ -109,7 +129,7 @@ async fn a5_no_credential_goes_to_another_origin() {
 
 #[tokio::test]
 async fn a5_coming_back_is_authenticated_afresh() {
-    for (layer, request, name) in each_credential() {
+    for (layer, request, name) in each_credential(AIUTA) {
         let back = if *request.method() == Method::POST { SKU_IMAGES } else { IMAGE };
         for status in [307, 308] {
             let hops = [(status, ELSEWHERE), (status, "/elsewhere"), (status, back)];

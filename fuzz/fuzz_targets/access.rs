@@ -47,6 +47,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
 
+    let bases = self::readings(base);
     // Not a try-on: the body need not say anything.
     for body in ["", "{}", BODY] {
         let Ok(seen) = send(body) else {
@@ -60,12 +61,14 @@ fuzz_target!(|data: &[u8]| {
             [] => assert_eq!(method, Method::CONNECT),
             [("x-user-id", value)] => {
                 assert_eq!(value, "the-id");
-                for reading in &readings {
-                    assert!(identified(&method, base, reading), "{path} may be read as {reading}");
+                // To those who leave dots as they are, what has some is no operation at all.
+                let resolved = |path: &&String| !path.split('/').any(|segment| matches!(segment, "." | ".."));
+                for reading in readings.iter().filter(resolved) {
+                    assert!(identified(&method, &bases, reading), "{path} may be read as {reading}");
                 }
             }
             [("authorization", _)] => {
-                assert!(!(is_plain(path) && is_plain(base) && identified(&method, base, path_of(path))), "{path}");
+                assert!(!(is_plain(path) && is_plain(base) && identified(&method, &bases, path_of(path))), "{path}");
             }
             _ => panic!("{:?}", seen.credentials()),
         }
@@ -131,11 +134,9 @@ fn is_plain(target: &str) -> bool {
 }
 
 /// The official SDKs' table of `x-user-id`, in other words than the crate's.
-fn identified(method: &Method, base: &str, path: &str) -> bool {
-    let base = readings(base)
-        .into_iter()
-        .find(|base| path.strip_prefix(base.as_str()).is_some_and(|path| path.starts_with('/')));
-    let Some(path) = base.and_then(|base| path.strip_prefix(base.as_str()).map(str::to_owned)) else { return false };
+fn identified(method: &Method, bases: &[String], path: &str) -> bool {
+    let below = |base: &String| path.strip_prefix(base.as_str()).filter(|path| path.starts_with('/'));
+    let Some(path) = bases.iter().find_map(below) else { return false };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (method.as_str(), &segments[..]) {
         ("POST", ["analytics", "v1", platform]) => {

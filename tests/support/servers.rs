@@ -31,8 +31,18 @@ impl Server {
             .await
     }
 
+    /// At an address of this machine; `None` if it is not one.
+    pub async fn at(address: &str, recorder: &Recorder) -> Option<Self> {
+        let recorder = recorder.clone();
+        let router = Router::new().fallback(async move |request: Request| recorder.oneshot(request).await.unwrap());
+        Some(Self::on(TcpListener::bind(address).await.ok()?, router))
+    }
+
     pub async fn routing(router: Router) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), router)
+    }
+
+    fn on(listener: TcpListener, router: Router) -> Self {
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move { axum::serve(listener, router).into_future().await.unwrap() });
         Self { origin, task }
