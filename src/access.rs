@@ -125,12 +125,14 @@ fn is_identified(method: &Method, path: &str) -> bool {
 /// Whether a request uploads an image, which may be repeated: a second copy costs nothing but space.
 #[cfg(feature = "retry")]
 pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
-    *method == Method::POST && Readings::of(uri.path()).all(|path| path.ends_with("/uploaded_images"))
+    let readings = Readings::of(uri.path());
+    *method == Method::POST
+        && readings.all(|path| path.ends_with("/uploaded_images"))
+        && !starts_try_on(method, &readings)
 }
 
 /// Whether a request starts a try-on: under any prefix, since a token for no params at a try-on path that is new to us would be the one
 /// mistake that the scheme is there to prevent.
 fn starts_try_on(method: &Method, readings: &Readings<'_>) -> bool {
-    *method == Method::POST
-        && !readings.all(|path| !path.ends_with("/sku_images_operations") && !path.ends_with("/sku_try_on_operations"))
+    *method == Method::POST && readings.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
 }

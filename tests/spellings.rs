@@ -14,7 +14,7 @@ fn layer() -> AiutaAuthLayer {
 const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
 
 /// Ways to write the path of a try-on; the first three as it should be.
-const SPELLINGS: [&str; 31] = [
+const SPELLINGS: [&str; 34] = [
     "/v1/sku_try_on_operations",
     "/digital-try-on/v1/sku_images_operations",
     "/gateway/of/mine/v7/sku_try_on_operations",
@@ -48,6 +48,10 @@ const SPELLINGS: [&str; 31] = [
     "/v1/sku_try_on_operations/%2F%2e%2e",
     "/v1/sku_try_on_operations/x%5Cy/..",
     "/v1/sku_try_on_operations//../uploaded_images%2Fx/..",
+    // And is a backslash a slash (the URL standard), or a part of a segment (RFC 3986)?
+    "/v1/sku_try_on_operations/x\\y/..",
+    "/v1/sku_try_on_operations/x%5Cy%2f%2e.",
+    "/v1/uploaded_images\\..\\..\\x/../sku_try_on_operations",
 ];
 
 #[tokio::test]
@@ -84,6 +88,9 @@ async fn a3_other_operations_are_known_by_any_spelling_and_sent_as_they_came() {
         ("GET", "//v1/x//../..//try_on_models", "authorization"),
         ("GET", "//v1/x/..//try_on_models", "x-user-id"),
         ("GET", "/v1/uploaded_images/%E2%9C%93%zz%", "x-user-id"),
+        ("GET", "/v1/uploaded_images/a\\b", "authorization"),
+        ("GET", "/v1/uploaded_images\\1", "authorization"),
+        ("POST", "/v1/size_and_fit\\recommendation", "authorization"),
         ("POST", "/v1/sku_try_on_operations/../uploaded_images", "x-user-id"),
         ("POST", "/v1/sku_try_on_operations_", "authorization"),
         ("POST", "/v1/%ffsku_try_on_operations", "authorization"),

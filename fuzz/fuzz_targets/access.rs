@@ -82,9 +82,10 @@ fn readings(path: &str) -> Vec<String> {
     let slashes = decoded.replace('\\', "/");
     let mut readings = Vec::new();
     for path in [Cow::from(path), Cow::from(escape(&decoded)), Cow::from(escape(&slashes))] {
-        for path in [path.clone(), Cow::from(merge(&path)), Cow::from(merge(&path.replace('\\', "/")))] {
+        // A backslash is a slash to the `url` crate, and a part of a segment to those who go by RFC 3986.
+        let (slashes, kept) = (path.replace('\\', "/"), path.replace('\\', "%5c"));
+        for path in [merge(&path), merge(&slashes), merge(&kept), slashes, kept, path.into_owned()] {
             readings.push(decode(&path));
-            // After a plain slash, so that it is not taken for a network path.
             if let Ok(url) = Url::parse(&format!("{HOST}{path}")) {
                 readings.push(decode(url.path()));
             }

@@ -2,30 +2,56 @@
 
 use crate::percent::triplet;
 
-/// A path in whichever way it is read. Those who may read it after this layer (clients, gateways, Aiuta) do not agree on what
-/// `/x%2Fy/..` and `/x//..` lead to.
+/// A path in whichever way it is read. Those who read it after this layer (clients, gateways, Aiuta) do not agree on what `/x%2Fy/..`,
+/// `/x\y/..` and `/x//..` lead to.
 pub(super) enum Readings<'a> {
     /// It is normal already, however it is read.
     One(&'a str),
-    Several([String; 4]),
+    Several { path: &'a str, readings: [String; 8] },
 }
 
 impl<'a> Readings<'a> {
     pub(super) fn of(path: &'a str) -> Self {
         if is_plain(path) {
-            Self::One(path)
-        } else {
-            Self::Several(Reading::ALL.map(|reading| reading.normalize(path)))
+            return Self::One(path);
         }
+        Self::Several { path, readings: Reading::ALL.map(|reading| reading.normalize(path)) }
     }
 
     /// Whether it `holds` in all of them.
     pub(super) fn all(&self, holds: impl Fn(&str) -> bool) -> bool {
         match self {
             Self::One(path) => holds(path),
-            Self::Several(paths) => paths.iter().all(|path| holds(path)),
+            Self::Several { readings, .. } => readings.iter().all(|path| holds(path)),
         }
     }
+
+    /// Whether the last segment is one of `names`, in any way that the path may be read.
+    ///
+    /// Those who read it may do so one after the other, each by its own rules, and no list of readings has all that come of it. So where dots
+    /// meet something that makes a difference to them (an encoded slash or dot, a backslash, an empty segment), any segment will do.
+    pub(super) fn may_end_in(&self, names: &[&str]) -> bool {
+        let ends = |path: &str| {
+            names.iter().any(|name| path.strip_suffix(name).is_some_and(|before| before.ends_with('/')))
+        };
+        match self {
+            Self::One(path) => ends(path),
+            Self::Several { path, readings } => {
+                readings.iter().any(|path| ends(path))
+                    || (is_uncertain(path) && any_segment(path, |segment| names.contains(&segment)))
+            }
+        }
+    }
+}
+
+fn is_uncertain(path: &str) -> bool {
+    let marks = |path: &str| path.matches(['/', '\\', '.']).count();
+    let has_encoded = marks(&percent_decode(path)) != marks(path);
+    (has_encoded || path.contains('\\') || path.contains("//")) && any_segment(path, |segment| segment == "..")
+}
+
+fn any_segment(path: &str, is: impl Fn(&str) -> bool) -> bool {
+    percent_decode(path).split(['/', '\\']).any(is)
 }
 
 /// Whether a path has nothing that could be read in more than one way: no escape, no backslash, no empty or dot segment.
@@ -45,24 +71,29 @@ pub(super) struct Reading {
     decoded_first: bool,
     /// Empty segments are gone before `..` takes away the one before it; or else it may take an empty one (RFC 3986 §5.2.4).
     merged_first: bool,
+    /// A backslash separates segments too, as in the URL standard that browsers and reqwest follow; or else it is a part of one.
+    by_url_standard: bool,
 }
 
 impl Reading {
-    pub(super) const USUAL: Self = Self { decoded_first: true, merged_first: true };
+    pub(super) const USUAL: Self = Self { decoded_first: true, merged_first: true, by_url_standard: true };
 
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 8] = [
         Self::USUAL,
-        Self { decoded_first: true, merged_first: false },
-        Self { decoded_first: false, merged_first: true },
-        Self { decoded_first: false, merged_first: false },
+        Self { merged_first: false, ..Self::USUAL },
+        Self { decoded_first: false, ..Self::USUAL },
+        Self { decoded_first: false, merged_first: false, ..Self::USUAL },
+        Self { by_url_standard: false, ..Self::USUAL },
+        Self { merged_first: false, by_url_standard: false, ..Self::USUAL },
+        Self { decoded_first: false, by_url_standard: false, ..Self::USUAL },
+        Self { decoded_first: false, merged_first: false, by_url_standard: false },
     ];
 
     /// A path percent-decoded, without empty and dot segments, and without a trailing slash: `/v1/%73ku//./x/` is `/v1/sku/x`.
     ///
-    /// A backslash counts as a slash, as in the URL standard that browsers and reqwest follow. For comparison only; what is no UTF-8
-    /// after decoding is in no table.
+    /// For comparison only; what is no UTF-8 after decoding is in no table.
     pub(super) fn normalize(&self, path: &str) -> String {
-        let separators = ['/', '\\'];
+        let separators: &[char] = if self.by_url_standard { &['/', '\\'] } else { &['/'] };
         let path = path.strip_prefix(separators).unwrap_or(path);
         let decoded: Vec<String> = if self.decoded_first {
             percent_decode(path).split(separators).map(str::to_owned).collect()
