@@ -1,0 +1,56 @@
+//! The types of other crates in the public API are those that docs/DESIGN.md names, and no others: each is a promise about somebody else's
+//! versions.
+#![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Below this heading is a table whose first column has the crates.
+const HEADING: &str = "## Types of other crates in the public API";
+
+#[test]
+#[ignore = "reads what rustdoc writes as JSON, from the file named by RUSTDOC_JSON: see .ci/run"]
+fn the_types_of_other_crates_are_those_that_the_design_names() {
+    let json = std::fs::read(std::env::var("RUSTDOC_JSON").unwrap()).unwrap();
+    assert_eq!(in_api(&serde_json::from_slice(&json).unwrap()), in_design());
+}
+
+fn in_design() -> BTreeSet<String> {
+    let (_, table) = include_str!("../docs/DESIGN.md").split_once(HEADING).unwrap();
+    let rows = table.trim_start().lines().take_while(|line| !line.starts_with("##"));
+    let crates = rows.filter_map(|row| row.strip_prefix("| `")?.split_once('`'));
+    crates.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The crates whose types, traits and functions stand in signatures and impls.
+fn in_api(docs: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for item in docs["index"].as_object().unwrap().values().filter(|item| item["crate_id"] == 0) {
+        // What others implement for all types, and what the compiler finds out by itself, is not ours to decide.
+        let implemented = &item["inner"]["impl"];
+        if implemented["is_synthetic"] != true && implemented["blanket_impl"].is_null() {
+            collect(docs, &item["inner"], &mut found);
+        }
+    }
+    let is_std = |name: &String| matches!(name.as_str(), "std" | "core" | "alloc");
+    // Its macro's own, and hidden.
+    found.retain(|name| !is_std(name) && name != "pin_project");
+    found
+}
+
+fn collect(docs: &Value, part: &Value, found: &mut BTreeSet<String>) {
+    match part {
+        Value::Object(fields) => {
+            if let (Some(id), Some(_)) = (fields.get("id"), fields.get("path")) {
+                let target = &docs["paths"][id.to_string()];
+                if let Some(number) = target["crate_id"].as_u64().filter(|number| *number != 0) {
+                    found.insert(docs["external_crates"][number.to_string()]["name"].as_str().unwrap().to_owned());
+                }
+            }
+            fields.values().for_each(|part| collect(docs, part, found));
+        }
+        Value::Array(parts) => parts.iter().for_each(|part| collect(docs, part, found)),
+        _ => {}
+    }
+}
