@@ -43,6 +43,13 @@ fuzz_target!(|data: &[u8]| {
     let sent = match first {
         Ok(seen) => {
             assert_eq!(seen.body, bytes, "the very same bytes");
+            if let Some(body) = once_more(bytes) {
+                let request = http::Request::post(URI).body(self::body(&body, chunk)).expect("a request");
+                let kind = send(&layer, request).map_err(|error| error.kind()).map(|seen| seen.body);
+                let refused =
+                    if body.len() > BODY_LIMIT { AuthErrorKind::BodyTooLarge } else { AuthErrorKind::InvalidBody };
+                assert_eq!(kind, Err(refused), "a field occurs twice");
+            }
             Ok(seen.claims().expect("one token")["params"].clone())
         }
         Err(error) => Err(error.kind()),
@@ -68,6 +75,17 @@ fuzz_target!(|data: &[u8]| {
     };
     assert_eq!(sent, expected);
 });
+
+/// A body that has one of its signed fields once more, its name with an escape somewhere: never the same to all readers.
+fn once_more(bytes: &[u8]) -> Option<Vec<u8>> {
+    let pairs: Pairs<Box<RawValue>> = serde_json::from_slice(bytes).ok()?;
+    let (key, _) = pairs.0.iter().find(|(key, _)| FIELDS.contains(&key.as_str()))?;
+    let (before, after) = key.split_at(bytes.len() % key.len());
+    let mut after = after.chars();
+    let escaped = format!("{before}\\u{:04x}{}", u32::from(after.next()?), after.as_str());
+    let end = bytes.trim_ascii_end().strip_suffix(b"}")?;
+    Some([end, format!(r#","{escaped}":null}}"#).as_bytes()].concat())
+}
 
 /// The params of a body; `None` if it has fields that can't be signed, an error if it is no JSON object.
 fn reference(bytes: &[u8]) -> Result<Option<AuthParams>, ()> {

@@ -37,6 +37,7 @@ fuzz_target!(|data: &[u8]| {
     else {
         return;
     };
+    let Ok(retry_after_header) = HeaderValue::from_str(retry_after) else { return };
     let backend = Backend::default();
     let url = if url.is_empty() { BACKEND } else { url };
     let Ok(issuer) = RemoteIssuer::new(url, backend.clone()) else { return };
@@ -50,7 +51,7 @@ fuzz_target!(|data: &[u8]| {
     }
     {
         let mut answer = backend.answer.lock().expect("one thread");
-        *answer = (status, HeaderValue::from_str(retry_after).ok(), data.to_vec(), breaks);
+        *answer = (status, retry_after_header, data.to_vec(), breaks);
     }
     let request = TokenRequest::new(params.clone(), Noon.now());
     let result = now(issuer.token(if renewed { request.renewed() } else { request }));
@@ -118,7 +119,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-type Answer = (StatusCode, Option<HeaderValue>, Vec<u8>, bool);
+type Answer = (StatusCode, HeaderValue, Vec<u8>, bool);
 
 /// Answers what it was told to, and remembers what it was asked.
 #[derive(Clone)]
@@ -129,7 +130,10 @@ struct Backend {
 
 impl Default for Backend {
     fn default() -> Self {
-        Self { answer: Arc::new(Mutex::new((StatusCode::OK, None, Vec::new(), false))), asked: Arc::default() }
+        Self {
+            answer: Arc::new(Mutex::new((StatusCode::OK, HeaderValue::from_static(""), Vec::new(), false))),
+            asked: Arc::default(),
+        }
     }
 }
 
@@ -154,7 +158,7 @@ impl Service<Request<Full<Bytes>>> for Backend {
         }
         let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)));
         *response.status_mut() = status;
-        response.headers_mut().extend(retry_after.map(|value| (http::header::RETRY_AFTER, value)));
+        response.headers_mut().insert(http::header::RETRY_AFTER, retry_after);
         std::future::ready(Ok(response))
     }
 }
