@@ -4,7 +4,7 @@
 use tower::service_fn;
 use tower_aiuta_auth::same_origin_redirects;
 
-use super::cases::{LOCATIONS, STATUSES};
+use super::cases::{LOCATIONS, NOWHERE, STATUSES};
 use super::net::{HOME, Net};
 use super::servers::Server;
 use super::*;
@@ -138,6 +138,19 @@ async fn a5_beneath_the_layer_reqwest_with_same_origin_redirects_stays_at_home()
 
 #[tokio::test]
 async fn a5_beneath_the_layer_nothing_is_authenticated_afresh() {
+    let net = Net::new().await;
+    for (layer, request, name) in each_credential(AIUTA) {
+        net.answer(|site, uri| match (site, uri.query()) {
+            (HOME, None) => Some((307, "https://storage.example/".to_owned())),
+            ("https://storage.example:443", _) => Some((307, "https://api.aiuta.com/?redirected".to_owned())),
+            _ => None,
+        });
+        let service = layer.layer(FollowRedirectLayer::with_policy(standard()).layer(net.client()));
+        assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
+        let arrived: Vec<_> = net.arrivals().iter().map(|(_, seen)| seen.credentials()).collect();
+        assert_eq!(arrived, [vec![name], taken_along(name), taken_along(name)]);
+    }
+
     let everybody = Everybody::new().await;
     for (layer, request, name) in each_credential("http://api.aiuta.com") {
         *everybody.answer.lock().unwrap() = (307, "http://storage.example/".to_owned());
@@ -148,5 +161,28 @@ async fn a5_beneath_the_layer_nothing_is_authenticated_afresh() {
         let expected = (200, vec![vec![name], taken_along(name), taken_along(name)]);
         assert_eq!(everybody.follow(&layer, &carefree, &request).await, expected);
         assert_eq!(everybody.follow(&layer, &careful, &request).await, (307, vec![vec![name]]));
+    }
+}
+
+#[tokio::test]
+async fn a5_beneath_the_layer_what_leads_nowhere_is_not_followed() {
+    let everybody = Everybody::new().await;
+    for policy in [reqwest::redirect::Policy::default(), same_origin_redirects()] {
+        let client = everybody.client(policy);
+        for (layer, request, name) in each_credential("http://api.aiuta.com") {
+            for location in NOWHERE {
+                *everybody.answer.lock().unwrap() = (307, in_plaintext(location));
+                assert_eq!(everybody.follow(&layer, &client, &request).await, (307, vec![vec![name]]), "{location}");
+            }
+        }
+    }
+    let net = Net::new().await;
+    for (layer, request, name) in each_credential(AIUTA) {
+        for location in NOWHERE {
+            net.redirect(307, location);
+            let service = layer.layer(FollowRedirectLayer::with_policy(standard()).layer(net.client()));
+            assert_eq!(service.oneshot(request.clone()).await.unwrap().status(), 307, "{location}");
+            assert!(net.arrivals().iter().map(|(_, seen)| seen.credentials()).eq([vec![name]]), "{location}");
+        }
     }
 }

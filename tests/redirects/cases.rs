@@ -48,3 +48,7 @@ pub(crate) const LOCATIONS: [(&str, &str); 33] = [
 
 /// All redirects there are; the last two keep the method.
 pub(crate) const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// What is no URL to anybody.
+pub(crate) const NOWHERE: [&str; 4] =
+    ["https://", "https://[::1", "https://api.aiuta.com:65979/", "https://api.aiuta.com:443abc/"];
