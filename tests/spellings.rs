@@ -14,7 +14,7 @@ fn layer() -> AiutaAuthLayer {
 const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
 
 /// Ways to write the path of a try-on; the first three as it should be.
-const SPELLINGS: [&str; 34] = [
+const SPELLINGS: [&str; 37] = [
     "/v1/sku_try_on_operations",
     "/digital-try-on/v1/sku_images_operations",
     "/gateway/of/mine/v7/sku_try_on_operations",
@@ -48,6 +48,10 @@ const SPELLINGS: [&str; 34] = [
     "/v1/sku_try_on_operations/%2F%2e%2e",
     "/v1/sku_try_on_operations/x%5Cy/..",
     "/v1/sku_try_on_operations//../uploaded_images%2Fx/..",
+    // Read by one after the other: dots resolved with `%2F` as a part of a segment, or with `%2e` as no dot, and then decoded.
+    "/v1/sku_try_on_operations%2f/x%2Fy/..",
+    "/v1/sku_try_on_operations%2Fx%2F..%2F/y/..",
+    "/v1/sku_try_on_operations/x/%2e%2e/../..%2f",
     // And is a backslash a slash (the URL standard), or a part of a segment (RFC 3986)?
     "/v1/sku_try_on_operations/x\\y/..",
     "/v1/sku_try_on_operations/x%5Cy%2f%2e.",

@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
         let last = path.rsplit('/').next();
         method == Method::POST && matches!(last, Some("sku_images_operations" | "sku_try_on_operations"))
     };
-    if readings.iter().any(starts) && method != Method::CONNECT {
+    if readings.iter().chain(&read_again(&readings)).any(starts) && method != Method::CONNECT {
         for empty in ["", "{}"] {
             let error = send(empty).expect_err("a try-on without params");
             assert_eq!(error.kind(), AuthErrorKind::MissingParams);
@@ -95,6 +95,19 @@ fn readings(path: &str) -> Vec<String> {
     readings.sort();
     readings.dedup();
     readings
+}
+
+/// The same by one after the other: what one has resolved and decoded, another resolves once more.
+fn read_again(readings: &[String]) -> Vec<String> {
+    let mut again = Vec::new();
+    for path in readings {
+        let path = escape(path);
+        for path in [path.replace('\\', "%5c"), path] {
+            let url = Url::parse(&format!("{HOST}{path}"));
+            again.extend(url.ok().map(|url| merge(&decode(url.path())).trim_end_matches('/').to_owned()));
+        }
+    }
+    again
 }
 
 fn decode(path: &str) -> String {

@@ -15,6 +15,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tower_aiuta_auth::{
     AiutaAuthLayer, AuthErrorKind, AuthParams, Clock, Jwt, RemoteIssuer, TokenRequest, TokenSource,
 };
@@ -216,10 +217,11 @@ fn token_in(body: &[u8]) -> Option<String> {
     if !text.starts_with('{') {
         return Some(text.to_owned());
     }
-    let pairs: Pairs<Value> = serde_json::from_str(text).ok()?;
+    // Other members may be what `Value` refuses.
+    let pairs: Pairs<Box<RawValue>> = serde_json::from_str(text).ok()?;
     let mut tokens = pairs.0.into_iter().filter(|(key, _)| key == "token");
     match (tokens.next(), tokens.next()) {
-        (Some((_, Value::String(token))), None) => Some(token),
+        (Some((_, token)), None) => serde_json::from_str(token.get()).ok(),
         _ => None,
     }
 }
