@@ -7,7 +7,10 @@ use crate::percent::triplet;
 pub(super) enum Readings<'a> {
     /// It is normal already, however it is read.
     One(&'a str),
-    Several { path: &'a str, readings: [String; 8] },
+    Several {
+        path: &'a str,
+        readings: [String; 8],
+    },
 }
 
 impl<'a> Readings<'a> {
@@ -31,9 +34,8 @@ impl<'a> Readings<'a> {
     /// Those who read it may do so one after the other, each by its own rules, and no list of readings has all that come of it. So where dots
     /// meet something that makes a difference to them (an encoded slash or dot, a backslash, an empty segment), any segment will do.
     pub(super) fn may_end_in(&self, names: &[&str]) -> bool {
-        let ends = |path: &str| {
-            names.iter().any(|name| path.strip_suffix(name).is_some_and(|before| before.ends_with('/')))
-        };
+        let ends =
+            |path: &str| names.iter().any(|name| path.strip_suffix(name).is_some_and(|before| before.ends_with('/')));
         match self {
             Self::One(path) => ends(path),
             Self::Several { path, readings } => {
