@@ -1,0 +1,34 @@
+//! A clock that runs, and is set at will.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tower_aiuta_auth::Clock;
+
+/// January 2027: the machine's own clock plays no part.
+const START_MS: u64 = 1_800_000_000_000;
+
+/// As a machine's wall clock: it runs at the pace of time, unless somebody sets it. Clones are the same clock.
+#[derive(Clone)]
+pub(crate) struct WallClock {
+    started: Instant,
+    off_by_ms: Arc<AtomicI64>,
+}
+
+impl WallClock {
+    pub(crate) fn new(started: Instant) -> Self {
+        Self { started, off_by_ms: Arc::default() }
+    }
+
+    pub(crate) fn step(&self, by_ms: i64) {
+        self.off_by_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for WallClock {
+    fn now(&self) -> SystemTime {
+        let start = START_MS.saturating_add_signed(self.off_by_ms.load(Ordering::SeqCst));
+        SystemTime::UNIX_EPOCH + Duration::from_millis(start) + self.started.elapsed()
+    }
+}

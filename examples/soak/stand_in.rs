@@ -1,0 +1,87 @@
+//! The stand-in for Aiuta, and its successors: a rotation brings one that knows the new secret, and none of what the old one has kept.
+
+use std::sync::{PoisonError, RwLock};
+
+use bytes::Bytes;
+use http::Request;
+use http::header::CONTENT_TYPE;
+use http_body_util::Full;
+use tower::ServiceExt;
+use tower_aiuta_auth::BoxError;
+use tower_aiuta_auth::testing::FakeAiuta;
+
+use crate::clock::WallClock;
+use crate::counts::Count;
+use crate::server::Reply;
+
+/// So many photos every one of them has from the start.
+const PHOTOS: u64 = 16;
+
+/// Records are of no use here: the gate looks at each request. They are thrown away whenever there are so many.
+const RECORDS: u64 = 256;
+
+pub(crate) struct StandIn {
+    current: RwLock<FakeAiuta>,
+    clock: WallClock,
+    answered: Count,
+    /// The photos' ids. Ids are numbers, so each stand-in gives the same.
+    pub(crate) photos: Vec<String>,
+}
+
+impl StandIn {
+    pub(crate) async fn new(clock: WallClock) -> Result<Self, BoxError> {
+        let (first, photos) = make(&clock, FakeAiuta::SECRET).await?;
+        Ok(Self { current: RwLock::new(first), clock, answered: Count::default(), photos })
+    }
+
+    /// The one that answers now.
+    pub(crate) fn get(&self) -> FakeAiuta {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A new one takes over.
+    pub(crate) async fn replace(&self, secret: &str) -> Result<(), BoxError> {
+        let (next, photos) = make(&self.clock, secret).await?;
+        assert_eq!(photos, self.photos, "each has the same photos");
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Reply, BoxError> {
+        let aiuta = self.get();
+        if self.answered.next().is_multiple_of(RECORDS) {
+            aiuta.clear_requests();
+        }
+        aiuta.oneshot(request).await
+    }
+}
+
+async fn make(clock: &WallClock, secret: &str) -> Result<(FakeAiuta, Vec<String>), BoxError> {
+    let aiuta = FakeAiuta::new().with_issuer(FakeAiuta::ISSUER, secret).with_clock(clock.clone());
+    let mut photos = Vec::new();
+    for _ in 0..PHOTOS {
+        let (content_type, body) = multipart(b"a photo");
+        let upload = Request::post("http://localhost/v1/uploaded_images")
+            .header("x-api-key", FakeAiuta::API_KEY)
+            .header(CONTENT_TYPE, content_type)
+            .body(Full::new(body))?;
+        let reply = aiuta.clone().oneshot(upload).await?;
+        let body = http_body_util::BodyExt::collect(reply.into_body()).await?.to_bytes();
+        photos.push(id_in(&body, "id").ok_or("an upload is answered with its id")?);
+    }
+    Ok((aiuta, photos))
+}
+
+/// The content type and the body of an upload.
+pub(crate) fn multipart(photo: &[u8]) -> (&'static str, Bytes) {
+    let head = "--soak\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"photo.png\"\r\n\
+                content-type: image/png\r\n\r\n";
+    let body = [head.as_bytes(), photo, b"\r\n--soak--\r\n"].concat();
+    ("multipart/form-data; boundary=soak", body.into())
+}
+
+/// The id in an answer.
+pub(crate) fn id_in(answer: &[u8], field: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    answer.get(field)?.as_str().map(str::to_owned)
+}
