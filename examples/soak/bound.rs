@@ -13,7 +13,7 @@ use crate::meter::Reading;
 /// - **refused**: their token was answered with 401. Once for each 401: those that come later find another token, or a flight.
 /// - **forgotten**: they were invalidated, one for each time; or all was cleared, which is one for each of K, and one for each flood's key
 ///   that somebody is just asking for.
-/// - **time**: a token is renewed when three quarters of its time are over, or soon afterwards. If a clock is set, the tokens of all keys may be
+/// - **time**: a token is renewed when 0.4 of its time is over, or soon afterwards. If a clock is set, the tokens of all keys may be
 ///   over, or from the future. Where the layer makes up for clocks that differ, its own idea of time changes with that, and twice more if an
 ///   answer from before comes after one from now.
 /// - **evicted**: each key of a flood may push out another token. (One of K that comes back pushes out one that is not asked for any more;
@@ -26,9 +26,9 @@ pub(crate) struct Bound {
     terms: [(&'static str, u64); 6],
 }
 
-/// A token of 4 s may lack the last of them, since `exp` is in whole seconds; a tenth of the rest is margin, and three quarters of what is left then
-/// are a little more than this.
-const RENEWAL: Duration = Duration::from_secs(2);
+/// A token of 4 s may lack the last of them, since `exp` is in whole seconds; a tenth of the rest is margin, and 0.4 of what is left then are a little
+/// more than this.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 impl Bound {
     pub(crate) fn of(seen: &Reading, keys: u64, callers: u64, elapsed: Duration) -> Self {

@@ -31,6 +31,8 @@ use crate::world::World;
 /// Small enough for floods to reach them.
 const MAX_TOKENS: usize = 512;
 const MAX_FLIGHTS: usize = 48;
+/// Early, so that there are refreshes between one change of the weather and the next.
+const REFRESH_AHEAD: f64 = 0.6;
 /// How long a source may hang.
 const FETCH_TIMEOUT: Duration = Duration::from_millis(300);
 /// What is still on its way when the last handle is dropped, connections above all, is gone by then.
@@ -84,6 +86,7 @@ pub(crate) async fn storm(args: &Args, lasting: Duration, meter: &mut Meter) -> 
         .max_tokens(MAX_TOKENS)
         .max_flights(MAX_FLIGHTS)
         .fetch_timeout(FETCH_TIMEOUT)
+        .refresh_ahead(REFRESH_AHEAD)
         .build()?;
     let tokens = layer.tokens().expect("the Jwt scheme").clone();
 
