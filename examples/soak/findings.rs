@@ -11,6 +11,7 @@ pub(crate) enum Invariant {
     OneCredential,
     NothingToOthers,
     StartedOnce,
+    SentTwiceAtMost,
     ByteForByte,
     OneFlightForAKey,
     CallsAreJustified,
@@ -28,6 +29,7 @@ impl fmt::Display for Invariant {
             Self::OneCredential => "each request to Aiuta carried exactly one credential",
             Self::NothingToOthers => "no credential reached a foreign host",
             Self::StartedOnce => "no operation was started twice for one call",
+            Self::SentTwiceAtMost => "no request was sent more than twice",
             Self::ByteForByte => "each body arrived byte for byte",
             Self::OneFlightForAKey => {
                 "one call of the source at a time for the same params, unless something was forgotten"
@@ -42,11 +44,12 @@ impl fmt::Display for Invariant {
 }
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::TokenOfOtherParams,
         Self::OneCredential,
         Self::NothingToOthers,
         Self::StartedOnce,
+        Self::SentTwiceAtMost,
         Self::ByteForByte,
         Self::OneFlightForAKey,
         Self::CallsAreJustified,

@@ -17,7 +17,7 @@ use crate::payload::digest;
 use crate::rng::Rng;
 use crate::server::{Cut, Host, Reply};
 use crate::source::partition_of_token;
-use crate::started::Started;
+use crate::try_ons::TryOns;
 use crate::world::World;
 
 /// The digest of a request's body, by the one who sent it.
@@ -34,12 +34,12 @@ pub(crate) struct Gate {
     world: Arc<World>,
     foreign_origin: String,
     rng: Mutex<Rng>,
-    started: Started,
+    try_ons: TryOns,
 }
 
 impl Gate {
     pub(crate) fn new(world: Arc<World>, foreign_origin: String, rng: Rng) -> Self {
-        Self { world, foreign_origin, rng: Mutex::new(rng), started: Started::default() }
+        Self { world, foreign_origin, rng: Mutex::new(rng), try_ons: TryOns::default() }
     }
 
     fn one_in(&self, n: u64) -> bool {
@@ -56,6 +56,12 @@ impl Gate {
             let how = wrong_token(&head.headers, body);
             findings
                 .check(Invariant::TokenOfOtherParams, how.is_none(), || format!("{}: {}", route(), how.unwrap_or("")));
+        }
+        if starts(head) {
+            let redirected = head.uri.query().is_some();
+            let times = call_in(body).map(|call| self.try_ons.arrives(call, redirected));
+            let enough = times.is_some_and(|times| times <= 2);
+            findings.check(Invariant::SentTwiceAtMost, enough, || format!("call {:?}: {times:?} times", call_in(body)));
         }
         let right = number(&head.headers, DIGEST) == Some(digest(body));
         findings.check(Invariant::ByteForByte, right, || format!("{} with {} bytes", route(), body.len()));
@@ -77,9 +83,8 @@ impl Gate {
         let counts = &self.world.counts;
         if starts(head) {
             counts.accepted_starts.add();
-            let call = serde_json::from_slice::<Value>(body).ok().and_then(|body| body.get("call")?.as_u64());
-            let first = call.is_some_and(|call| self.started.is_first(call));
-            self.world.findings.check(Invariant::StartedOnce, first, || format!("the operation of call {call:?}"));
+            let first = call_in(body).is_some_and(|call| self.try_ons.starts(call) == 1);
+            self.world.findings.check(Invariant::StartedOnce, first, || format!("call {:?}", call_in(body)));
         } else if head.method == Method::POST && head.uri.path().ends_with("/uploaded_images") {
             counts.accepted_uploads.add();
         }
@@ -145,6 +150,11 @@ fn claims(headers: &HeaderMap) -> Option<Map<String, Value>> {
     let token = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     serde_json::from_slice(&payload).ok()
+}
+
+/// The number of the call that a body is from.
+fn call_in(body: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<Value>(body).ok()?.get("call")?.as_u64()
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {

@@ -26,8 +26,8 @@ mod rng;
 mod server;
 mod source;
 mod stand_in;
-mod started;
 mod storm;
+mod try_ons;
 mod weather;
 mod world;
 

@@ -41,7 +41,8 @@ impl Weather {
                 _ => self.faults(),
             }
             turn += 1;
-            sleep(self.rng.millis(20..=80)).await;
+            // Now and then a calm, in which tokens live long enough to be refreshed.
+            sleep(if turn % 60 == 0 { Duration::from_secs(2) } else { self.rng.millis(20..=80) }).await;
         }
         Ok(())
     }
