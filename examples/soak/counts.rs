@@ -48,4 +48,6 @@ pub(crate) struct Counts {
     pub(crate) rotations: Count,
     /// How often either clock was set.
     pub(crate) clock_steps: Count,
+    /// How often the layer was seen to have made up for a clock that differs.
+    pub(crate) offsets: Count,
 }

@@ -50,8 +50,8 @@ static MEMORY: PeakAlloc = PeakAlloc;
 const FIRST: Duration = Duration::from_secs(2);
 
 /// What may be in use after the storm beyond what was before it. The runtime keeps buffers of its own, which grow to the most that they were needed for.
-/// A layer that kept one word for each request would be over it within seconds.
-const TOLERANCE: usize = 256 << 10;
+/// A layer that kept a word for each request would be over it within the second.
+const TOLERANCE: usize = 64 << 10;
 
 /// A shorter storm need not have everything.
 const ALL_OF_IT: Duration = Duration::from_secs(10);

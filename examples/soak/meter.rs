@@ -29,6 +29,7 @@ pub(crate) struct Reading {
     pub(crate) clears: u64,
     pub(crate) rotations: u64,
     pub(crate) clock_steps: u64,
+    pub(crate) offsets: u64,
     /// Of the source, as the source counts them.
     pub(crate) source_calls: u64,
     pub(crate) good_calls: u64,
@@ -58,6 +59,7 @@ impl Reading {
             clears: counts.clears.get(),
             rotations: counts.rotations.get(),
             clock_steps: counts.clock_steps.get(),
+            offsets: counts.offsets.get(),
             source_calls: ledger.calls.get(),
             good_calls: ledger.good.get(),
             open: ledger.open(),
@@ -74,7 +76,7 @@ impl Reading {
     }
 
     /// Everything that has to happen in a storm that is to prove something.
-    pub(crate) fn happenings(&self) -> [(&'static str, u64); 19] {
+    pub(crate) fn happenings(&self) -> [(&'static str, u64); 20] {
         [
             ("hits", self.stats.hits),
             ("misses", self.stats.misses),
@@ -95,6 +97,7 @@ impl Reading {
             ("clears", self.clears),
             ("rotations", self.rotations),
             ("clock steps", self.clock_steps),
+            ("clocks made up for", self.offsets),
         ]
     }
 }

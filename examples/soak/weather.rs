@@ -97,12 +97,16 @@ impl Weather {
         self.step(1, by);
     }
 
-    /// For a while the clocks differ, and what is signed here is expired or from the future there. Whether the layer finds that out and makes
-    /// up for it is its own affair: what must hold holds with either.
+    /// For a while the stand-in's clock is ahead, and what is signed here has expired there, until the layer makes up for it (rule H1). When they
+    /// agree again, it has to find that out, too. (A clock that is behind goes unnoticed here: tokens are backdated by more than that.)
     async fn step_apart(&mut self) {
-        let (which, by) = (usize::from(self.rng.one_in(2)), self.any_step());
+        let by = i64::try_from(self.rng.within(10_000..=120_000)).unwrap_or(0);
+        let (which, by) = if self.rng.one_in(2) { (0, -by) } else { (1, by) };
         self.step(which, by);
-        sleep(self.rng.millis(50..=300)).await;
+        sleep(self.rng.millis(100..=300)).await;
+        if self.tokens.stats().clock_offset != 0 {
+            self.world.counts.offsets.add();
+        }
         self.step(which, -by);
     }
 
