@@ -109,8 +109,9 @@ impl Prepared {
 
     /// Gives the request its token; the answer is what is needed after a 401.
     pub(crate) fn authorize<B>(self, scheme: Arc<JwtScheme>, request: &mut Request<B>, served: Served) -> Sent {
-        Credential::Bearer(&served.jwt).put_into(request.headers_mut());
+        // Before the token is in: the copy gets another.
         let copy = self.kept.map(|body| copy_head(request, body));
+        Credential::Bearer(&served.jwt).put_into(request.headers_mut());
         Sent { scheme, params: self.params, served, copy }
     }
 }
