@@ -53,8 +53,8 @@ const FIRST: Duration = Duration::from_secs(2);
 /// A layer that kept a word for each request would be over it within the second.
 const TOLERANCE: usize = 64 << 10;
 
-/// A shorter storm need not have everything.
-const ALL_OF_IT: Duration = Duration::from_secs(10);
+/// A shorter storm need not have everything, the less on a busy machine.
+const ALL_OF_IT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
@@ -105,6 +105,7 @@ fn tell(report: &Report) {
     let broken = report.findings.all();
     for invariant in Invariant::ALL {
         match broken.get(&invariant) {
+            None if invariant == Invariant::AllOfItHappened && report.took < ALL_OF_IT => {}
             None => println!("    ok  {invariant}"),
             Some((times, how)) => println!("BROKEN  {invariant}\n        {times} times, first: {how}"),
         }
