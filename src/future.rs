@@ -46,28 +46,34 @@ where
         response: S::Future,
     },
     /// The request's body.
-    Preparing { preparing: Preparing, waiting: Option<Waiting<S, B>> },
+    Preparing { preparing: Preparing, scheme: Arc<JwtScheme>, waiting: Option<Box<Waiting<S, B>>> },
     /// A token for the first time.
-    AwaitingToken { prepared: Option<Prepared>, waiter: Waiter, waiting: Option<Waiting<S, B>> },
+    AwaitingToken {
+        prepared: Option<Prepared>,
+        waiter: Waiter,
+        scheme: Arc<JwtScheme>,
+        waiting: Option<Box<Waiting<S, B>>>,
+    },
     /// The service, which is not the one that was polled ready before `call`: the request had to wait, or is sent again.
-    Readying { request: Option<Request<B>>, sent: Option<Sent>, service: Option<S> },
+    Readying { waiting: Option<Box<Waiting<S, B>>>, sent: Option<Sent> },
     /// The inner service's response to a request with a token.
     Sent {
         #[pin]
         response: S::Future,
         sent: Option<Sent>,
         /// Not polled ready; there if the request may be sent again.
-        service: Option<S>,
+        service: Option<Box<S>>,
     },
     /// Another token after a 401. The response is for the caller if none can be had.
-    AwaitingReplacement { waiter: Waiter, response: Option<S::Response>, sent: Option<Sent>, service: Option<S> },
+    AwaitingReplacement { waiter: Waiter, response: Option<S::Response>, sent: Option<Sent>, service: Option<Box<S>> },
     /// Nothing: the request can't be sent.
     Failed { error: Option<AuthError> },
 }
 
 /// A request that waits, and the service that it goes to: not polled ready, so that nothing is kept from others (rule C2).
+///
+/// It stands in a box, as all that is large and seldom needed: the future of a request that need not wait is moved about, and stays small.
 pub(crate) struct Waiting<S, B> {
-    pub(crate) scheme: Arc<JwtScheme>,
     pub(crate) request: Request<B>,
     pub(crate) service: S,
 }
@@ -88,15 +94,22 @@ where
         Self::new(State::Failed { error: Some(error) })
     }
 
-    pub(crate) fn preparing(preparing: Preparing, waiting: Waiting<S, B>) -> Self {
-        Self::new(State::Preparing { preparing, waiting: Some(waiting) })
+    pub(crate) fn preparing(preparing: Preparing, scheme: Arc<JwtScheme>, waiting: Waiting<S, B>) -> Self {
+        Self::new(State::Preparing { preparing, scheme, waiting: Some(Box::new(waiting)) })
     }
 
-    pub(crate) fn awaiting_token(prepared: Prepared, waiter: Waiter, waiting: Waiting<S, B>) -> Self {
-        Self::new(State::AwaitingToken { prepared: Some(prepared), waiter, waiting: Some(waiting) })
+    pub(crate) fn awaiting_token(
+        prepared: Prepared,
+        waiter: Waiter,
+        scheme: Arc<JwtScheme>,
+        waiting: Waiting<S, B>,
+    ) -> Self {
+        let waiting = Some(Box::new(waiting));
+        Self::new(State::AwaitingToken { prepared: Some(prepared), waiter, scheme, waiting })
     }
 
     pub(crate) fn sent(response: S::Future, sent: Sent, service: Option<S>, beside: Option<Waiter>) -> Self {
+        let service = service.map(Box::new);
         Self { state: State::Sent { response, sent: Some(sent), service }, beside }
     }
 }
@@ -106,10 +119,9 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn readying(waiting: Waiting<S, B>, prepared: Prepared, served: Served) -> Self {
-        let Waiting { scheme, mut request, service } = waiting;
-        let sent = prepared.authorize(scheme, &mut request, served);
-        Self::Readying { request: Some(request), sent: Some(sent), service: Some(service) }
+    fn readying(mut waiting: Box<Waiting<S, B>>, scheme: &Arc<JwtScheme>, prepared: Prepared, served: Served) -> Self {
+        let sent = prepared.authorize(Arc::clone(scheme), &mut waiting.request, served);
+        Self::Readying { waiting: Some(waiting), sent: Some(sent) }
     }
 }
 
@@ -132,33 +144,37 @@ where
             }
             let next = match this.state.as_mut().project() {
                 StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
-                StateProj::Preparing { preparing, waiting } => {
-                    let Waiting { scheme, request, .. } = waiting.as_mut().expect(TAKEN);
+                StateProj::Preparing { preparing, scheme, waiting } => {
+                    let request = &mut waiting.as_mut().expect(TAKEN).request;
                     let prepared = ready!(preparing.poll(scheme, request, cx))?;
                     let found = prepared.find_token(scheme);
                     let waiting = waiting.take().expect(TAKEN);
                     match found {
                         Found::Cached { served, beside } => {
                             *this.beside = beside;
-                            State::readying(waiting, prepared, served)
+                            State::readying(waiting, scheme, prepared, served)
                         }
-                        Found::Fetched(result) => State::readying(waiting, prepared, result?),
-                        Found::Awaited(waiter) => {
-                            State::AwaitingToken { prepared: Some(prepared), waiter, waiting: Some(waiting) }
-                        }
+                        Found::Fetched(result) => State::readying(waiting, scheme, prepared, result?),
+                        Found::Awaited(waiter) => State::AwaitingToken {
+                            prepared: Some(prepared),
+                            waiter,
+                            scheme: Arc::clone(scheme),
+                            waiting: Some(waiting),
+                        },
                     }
                 }
-                StateProj::AwaitingToken { prepared, waiter, waiting } => {
+                StateProj::AwaitingToken { prepared, waiter, scheme, waiting } => {
                     let served = ready!(Pin::new(waiter).poll(cx))?;
-                    State::readying(waiting.take().expect(TAKEN), prepared.take().expect(TAKEN), served)
+                    let (waiting, prepared) = (waiting.take().expect(TAKEN), prepared.take().expect(TAKEN));
+                    State::readying(waiting, scheme, prepared, served)
                 }
-                StateProj::Readying { request, sent, service } => {
-                    let ready = service.as_mut().expect(TAKEN);
-                    ready!(ready.poll_ready(cx)).map_err(Into::into)?;
-                    let response = ready.call(request.take().expect(TAKEN));
+                StateProj::Readying { waiting, sent } => {
+                    ready!(waiting.as_mut().expect(TAKEN).service.poll_ready(cx)).map_err(Into::into)?;
+                    let Waiting { request, mut service } = *waiting.take().expect(TAKEN);
+                    let response = service.call(request);
                     let sent = sent.take();
                     // Called once, it is unready again; whoever needs it no more must not keep what it holds.
-                    let service = service.take().filter(|_| sent.as_ref().is_some_and(Sent::may_replay));
+                    let service = sent.as_ref().is_some_and(Sent::may_replay).then(|| Box::new(service));
                     State::Sent { response, sent, service }
                 }
                 StateProj::Sent { response, sent, service } => {
@@ -205,16 +221,17 @@ fn replay<S, B, R>(
     response: Response<R>,
     mut sent: Sent,
     served: Served,
-    service: Option<S>,
+    service: Option<Box<S>>,
 ) -> Result<State<S, B>, Response<R>>
 where
     S: Service<Request<B>, Response = Response<R>>,
     B: RequestBody,
 {
+    let Some(service) = service else { return Err(response) };
     let Some(request) = sent.replay(served) else { return Err(response) };
     drop(response);
     trace::replayed();
-    Ok(State::Readying { request: Some(request), sent: Some(sent), service })
+    Ok(State::Readying { waiting: Some(Box::new(Waiting { request, service: *service })), sent: Some(sent) })
 }
 
 impl<S, B> std::fmt::Debug for ResponseFuture<S, B>

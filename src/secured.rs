@@ -110,7 +110,7 @@ impl Prepared {
     /// Gives the request its token; the answer is what is needed after a 401.
     pub(crate) fn authorize<B>(self, scheme: Arc<JwtScheme>, request: &mut Request<B>, served: Served) -> Sent {
         // Before the token is in: the copy gets another.
-        let copy = self.kept.map(|body| copy_head(request, body));
+        let copy = self.kept.map(|body| Box::new(copy_head(request, body)));
         Credential::Bearer(&served.jwt).put_into(request.headers_mut());
         Sent { scheme, params: self.params, served, copy }
     }
@@ -122,7 +122,7 @@ pub(crate) struct Sent {
     params: AuthParams,
     served: Served,
     /// The same request once more, if it may be sent again.
-    copy: Option<Request<Bytes>>,
+    copy: Option<Box<Request<Bytes>>>,
 }
 
 impl Sent {
@@ -145,7 +145,7 @@ impl Sent {
         if served.jwt.same_as(&self.served.jwt) {
             return None;
         }
-        let mut request = self.copy.take()?.map(B::from_bytes);
+        let mut request = (*self.copy.take()?).map(B::from_bytes);
         Credential::Bearer(&served.jwt).put_into(request.headers_mut());
         self.served = served;
         self.scheme.tokens.count_replay();

@@ -133,8 +133,8 @@ impl<S> AiutaAuth<S> {
             Poll::Ready(Ok(prepared)) => prepared,
             Poll::Ready(Err(error)) => return self.fail(error),
             Poll::Pending => {
-                let waiting = Waiting { scheme, request, service: self.give_up_ready() };
-                return ResponseFuture::preparing(preparing, waiting);
+                let waiting = Waiting { request, service: self.give_up_ready() };
+                return ResponseFuture::preparing(preparing, scheme, waiting);
             }
         };
         let (served, beside) = match prepared.find_token(&scheme) {
@@ -142,8 +142,8 @@ impl<S> AiutaAuth<S> {
             Found::Fetched(Ok(served)) => (served, None),
             Found::Fetched(Err(error)) => return self.fail(error),
             Found::Awaited(waiter) => {
-                let waiting = Waiting { scheme, request, service: self.give_up_ready() };
-                return ResponseFuture::awaiting_token(prepared, waiter, waiting);
+                let waiting = Waiting { request, service: self.give_up_ready() };
+                return ResponseFuture::awaiting_token(prepared, waiter, scheme, waiting);
             }
         };
         let sent = prepared.authorize(scheme, &mut request, served);
