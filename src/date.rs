@@ -6,17 +6,17 @@ use http::header::{AGE, DATE};
 use http::{HeaderMap, HeaderName, Response};
 
 /// Marks a response that came from another origin than the request went to: its `Date` is a stranger's.
-#[cfg_attr(
-    not(feature = "reqwest-middleware"),
-    allow(dead_code, reason = "only reqwest tells where a response came from")
-)]
+#[cfg(feature = "reqwest-middleware")]
 #[derive(Clone, Copy)]
 pub(crate) struct FromElsewhere;
 
 /// When a response was made, if that can be relied on.
 pub(crate) fn of<R>(response: &Response<R>) -> Option<SystemTime> {
-    let elsewhere = response.extensions().get::<FromElsewhere>().is_some();
-    if elsewhere { None } else { date(response.headers()) }
+    #[cfg(feature = "reqwest-middleware")]
+    if response.extensions().get::<FromElsewhere>().is_some() {
+        return None;
+    }
+    date(response.headers())
 }
 
 /// An answer's `Date`, if it says what time it is there: one readable date, and not the date of an answer that was kept in a cache, which

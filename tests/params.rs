@@ -322,6 +322,9 @@ async fn b4_params_over_four_kib_are_not_sent() {
     assert!(send(of_size(4096)).await.is_ok());
     assert_eq!(send(of_size(4097)).await, Err(AuthErrorKind::InvalidBody));
     assert_eq!(send(of_size(4000).with_partition("p".repeat(97))).await, Err(AuthErrorKind::InvalidBody));
+    // What was replaced takes nothing any more.
+    assert!(send(of_size(4096).with("sku_id", "y").with("uploaded_image_id", "x".repeat(4000))).await.is_ok());
+    assert!(send(of_size(2000).with_partition("p".repeat(3000)).with_partition("q".repeat(2000))).await.is_ok());
     let many_nothings = AuthParams::new().with("sku_ids", vec![String::new(); 2000]);
     assert_eq!(send(many_nothings).await, Err(AuthErrorKind::InvalidBody));
 

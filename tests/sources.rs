@@ -266,6 +266,26 @@ async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
     assert_eq!(signed(&signer, request.renewed()).await.unwrap(), expected);
 }
 
+/// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.
+#[tokio::test]
+async fn g3_a_signed_token_is_what_parsing_it_tells() {
+    let clock = ManualClock::default();
+    let request = TokenRequest::new(params("image-1"), clock.now());
+    for lifetime in [secs(60), secs(u64::MAX)] {
+        let signed = JwtSigner::hs256("issuer-1", "secret").unwrap().lifetime(lifetime);
+        let signed = signed.token(request.clone()).await.unwrap();
+        let parsed = Jwt::parse(signed.expose()).unwrap();
+        assert_eq!((signed.issued_at(), signed.expires_at()), (parsed.issued_at(), parsed.expires_at()));
+        assert!(signed.issued_at() < signed.expires_at());
+    }
+    // Over 8 KiB (rule B4): the issuer's id is part of the token.
+    let too_long = JwtSigner::hs256("i".repeat(8 * 1024), "secret").unwrap();
+    let inner = Recorder::new();
+    let layer = jwt(too_long).build().unwrap();
+    assert_eq!(kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
+    assert_eq!(inner.count(), 0);
+}
+
 #[tokio::test]
 async fn g3_params_may_not_be_named_like_a_registered_claim() {
     let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
