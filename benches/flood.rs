@@ -79,7 +79,7 @@ fn flood(keys: usize, every: usize) -> Flood {
     let growth = MEMORY.peak_usage() - before;
     progress.finish_and_clear();
     // No other key comes twice, so every hit is one of a hot key. Its first request is none; that counts.
-    let stats = layer.tokens().expect("the Jwt scheme").stats();
+    let stats = layer.token_cache().expect("the Jwt scheme").stats();
     assert_eq!(stats.hits + stats.misses, keys as u64 + u64::from(hot_requests));
     Flood { growth, hit_rate: stats.hits as f64 / f64::from(hot_requests), tokens: stats.entries }
 }

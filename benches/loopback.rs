@@ -54,7 +54,7 @@ fn main() -> Result<(), BoxError> {
             }
         }
     }
-    let fetches = bench.layer.tokens().expect("the Jwt scheme").stats().fetches;
+    let fetches = bench.layer.token_cache().expect("the Jwt scheme").stats().fetches;
     assert_eq!(fetches, KEYS as u64, "all but the first request for a key find its token");
     Ok(())
 }
@@ -85,7 +85,7 @@ impl Bench {
     async fn start(rounds: usize, requests: usize) -> Result<Self, BoxError> {
         let origin = serve()?;
         let layer = jwt().origins([origin.as_str()]).build()?;
-        let cache = layer.tokens().expect("the Jwt scheme");
+        let cache = layer.token_cache().expect("the Jwt scheme");
         let tokens =
             stream::iter(0..KEYS).then(|key| async move { cache.get(&params(key)).await }).try_collect().await?;
         Ok(Self { origin, layer, tokens, rounds, requests, progress: ProgressBar::new(8 * rounds as u64) })

@@ -168,7 +168,7 @@ mod hit {
         run(&mut service, without_replay(ORIGIN, 0));
         clock.advance(Duration::from_secs(50));
         bench(bencher, service, 1, |key| without_replay(ORIGIN, key));
-        assert_eq!(layer.tokens().expect("it is there").stats().refreshes, 1);
+        assert_eq!(layer.token_cache().expect("it is there").stats().refreshes, 1);
     }
 }
 

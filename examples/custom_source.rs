@@ -48,11 +48,11 @@ impl TokenSource for Vault {
         }
         // After a 401 a token that was made before will not do.
         let cached = locked(&self.cache).get(request.params()).cloned();
-        if let Some(token) = cached.filter(|_| !request.must_be_new()) {
+        if let Some(token) = cached.filter(|_| !request.force_refresh()) {
             println!("           (the vault had one)");
             return Ok(token);
         }
-        println!("           (the vault makes a token{})", if request.must_be_new() { ", a new one" } else { "" });
+        println!("           (the vault makes a token{})", if request.force_refresh() { ", a new one" } else { "" });
         let params = request.params().clone();
         let token = self.signer.token(request).await?;
         locked(&self.cache).insert(params, token.clone());
@@ -89,7 +89,7 @@ async fn main() -> Result<(), BoxError> {
     let denied = refused(start(&client, "bob", &image).await)?;
     println!("bob        {denied}: {}", cause(&denied));
 
-    let tokens = layer.tokens().ok_or("the Jwt scheme has tokens")?;
+    let tokens = layer.token_cache().ok_or("the Jwt scheme has tokens")?;
     tokens.clear();
     println!("ann        {}, once the layer has forgotten", start(&client, "ann", &image).await?.status());
     aiuta.revoke_tokens();

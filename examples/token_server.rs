@@ -29,7 +29,9 @@ use tower::limit::RateLimit;
 use tower::load_shed::LoadShed;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::FakeAiuta;
-use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, JwtIssuer, JwtSigner, ParamValue, Refusal, RemoteIssuer};
+use tower_aiuta_auth::{
+    AiutaAuthLayer, AuthParams, BoxError, IssuerError, JwtIssuer, JwtSigner, ParamValue, RemoteTokenSource,
+};
 use tower_http::cors::CorsLayer;
 
 /// Whose pages may ask.
@@ -64,11 +66,11 @@ fn logged_in(headers: &HeaderMap) -> Option<User> {
 }
 
 /// Whether these params belong to the one who asks. Nothing in a request but its session says so.
-async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, Refusal> {
-    let user = head.extensions.get::<User>().ok_or(Refusal::unauthorized())?;
+async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
+    let user = head.extensions.get::<User>().ok_or(IssuerError::unauthorized())?;
     match params.get("uploaded_image_id") {
         Some(ParamValue::String(photo)) if PHOTOS.contains(&(photo.as_str(), *user)) => Ok(params),
-        _ => Err(Refusal::forbidden()),
+        _ => Err(IssuerError::forbidden()),
     }
 }
 
@@ -156,10 +158,10 @@ async fn main() -> Result<(), BoxError> {
 /// What another server of the shop does that calls Aiuta for Alice, and may not have the secret.
 async fn ask(url: &str) -> Result<(), BoxError> {
     let http = Client::builder(TokioExecutor::new()).build_http();
-    let issuer = RemoteIssuer::new(url, http)?.header("authorization", "Bearer alice-is-logged-in")?;
+    let issuer = RemoteTokenSource::new(url, http)?.header("authorization", "Bearer alice-is-logged-in")?;
     let layer = AiutaAuthLayer::jwt(FakeAiuta::SUBSCRIPTION_ID, issuer)?;
     let params = AuthParams::new().with("uploaded_image_id", "alice-photo-1").with("sku_id", "dress-1");
-    let token = layer.tokens().ok_or("the Jwt scheme has tokens")?.get(&params).await?;
+    let token = layer.token_cache().ok_or("the Jwt scheme has tokens")?.get(&params).await?;
     println!("alice got a token for her photo, {} bytes long", token.expose().len());
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::source::TokenError;
+use crate::jwt::InvalidJwt;
 
 /// Any error of a service: the inner service's own, passed through as it is, or an [`AuthError`].
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -36,7 +36,7 @@ impl ConfigError {
     }
 
     /// The same problem under the name by which the user gave the value, an environment variable's for example.
-    pub(crate) fn called(self, setting: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn with_setting_name(self, setting: impl Into<Cow<'static, str>>) -> Self {
         Self { setting: setting.into(), ..self }
     }
 
@@ -93,7 +93,7 @@ pub enum AuthErrorKind {
     InvalidToken,
     /// The source did not answer within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout). Transient.
     FetchTimeout,
-    /// [`max_flights`](crate::AiutaAuthBuilder::max_flights) calls of the source are running. Transient.
+    /// [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) calls of the source are running. Transient.
     Overloaded,
     /// A request that starts a try-on, without any param: put [`AuthParams`](crate::AuthParams) into its extensions, or
     /// send a JSON body that has a signed field.
@@ -140,7 +140,7 @@ impl AuthError {
     }
 
     pub(crate) fn overloaded() -> Self {
-        let message = "as many tokens as `max_flights` allows are being fetched already";
+        let message = "as many tokens as `max_concurrent_fetches` allows are being fetched already";
         Self { transient: true, ..Self::new(AuthErrorKind::Overloaded, message) }
     }
 
@@ -219,5 +219,108 @@ impl fmt::Debug for AuthError {
 impl Error for AuthError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+/// Why a [`TokenSource`](crate::TokenSource) has no token.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aiuta_auth::TokenError;
+///
+/// // The signing service is busy: nobody should ask again for ten seconds.
+/// let busy = TokenError::transient("signing service is busy").with_retry_after(Duration::from_secs(10));
+/// assert!(busy.is_transient());
+///
+/// // This user may not use this image.
+/// let denied = TokenError::denied("image belongs to someone else");
+/// assert!(denied.is_denied() && !denied.is_transient());
+/// ```
+#[derive(Debug)]
+pub struct TokenError {
+    kind: TokenErrorKind,
+    retry_after: Option<Duration>,
+    cause: BoxError,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenErrorKind {
+    Permanent,
+    Transient,
+    Denied,
+    InvalidToken,
+}
+
+impl TokenError {
+    pub(crate) fn of(kind: TokenErrorKind, cause: BoxError) -> Self {
+        Self { kind, retry_after: None, cause }
+    }
+
+    /// A failure that will repeat itself: a missing key, params that can't be signed.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        Self::of(TokenErrorKind::Permanent, cause.into())
+    }
+
+    /// A failure that may be gone soon: a connection lost, a server that is busy.
+    pub fn transient(cause: impl Into<BoxError>) -> Self {
+        Self::of(TokenErrorKind::Transient, cause.into())
+    }
+
+    /// A refusal: whoever asked may not have this token.
+    pub fn denied(cause: impl Into<BoxError>) -> Self {
+        Self::of(TokenErrorKind::Denied, cause.into())
+    }
+
+    /// Asks not to be called again for `delay`, at most 5 minutes: not for this partition if the params have one, otherwise not at all.
+    ///
+    /// Until then requests without a cached token fail at once.
+    #[must_use]
+    pub fn with_retry_after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
+    }
+
+    /// Whether it was made by [`transient`](Self::transient).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.kind == TokenErrorKind::Transient
+    }
+
+    /// Whether it was made by [`denied`](Self::denied).
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.kind == TokenErrorKind::Denied
+    }
+
+    /// How long the source wants to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    pub(crate) fn is_invalid_token(&self) -> bool {
+        self.kind == TokenErrorKind::InvalidToken
+    }
+}
+
+impl From<InvalidJwt> for TokenError {
+    fn from(error: InvalidJwt) -> Self {
+        Self::of(TokenErrorKind::InvalidToken, Box::new(error))
+    }
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            TokenErrorKind::Permanent => "no token could be made",
+            TokenErrorKind::Transient => "no token can be made at the moment",
+            TokenErrorKind::Denied => "a token was refused",
+            TokenErrorKind::InvalidToken => "what was made is no token",
+        })
+    }
+}
+
+impl Error for TokenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
     }
 }

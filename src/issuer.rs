@@ -1,14 +1,14 @@
 //! [`JwtIssuer`]: the server-side component, which hands out tokens to those who may have them.
 //!
-//! It stands at the other end of [`RemoteIssuer`](crate::RemoteIssuer) and of the official SDKs' `getJwt`:
+//! It stands at the other end of [`RemoteTokenSource`](crate::RemoteTokenSource) and of the official SDKs' `getJwt`:
 //!
 //! ```text
 //! request ─▶ read strictly ─▶ authorize (the integrator's) ─▶ signer ─▶ {"type":"jwt","token":"…"}
-//!                  └──────────────────┴─────────────────────────┴────▶ Refusal
+//!                  └──────────────────┴─────────────────────────┴────▶ IssuerError
 //! ```
 
 mod query;
-mod refusal;
+mod rejection;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,12 +26,12 @@ use http_body_util::Full;
 use tower_service::Service;
 use zeroize::Zeroizing;
 
-pub use self::refusal::Refusal;
-use crate::body::{ReadError, read_limited};
+pub use self::rejection::IssuerError;
 use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
 use crate::jwt::Jwt;
-use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, body, check_fields};
+use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, check_fields, json};
+use crate::request::body::{ReadError, read_limited};
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
 /// The longest body that is read, in bytes. Params may have 4 KiB.
@@ -40,27 +40,27 @@ const MAX_BODY: usize = 16 * 1024;
 /// The server-side component that Aiuta asks integrators to write: a Tower service that answers with tokens, and mounts in axum or
 /// hyper at whatever path.
 ///
-/// It is what an app's or a browser's `getJwt` asks, and what [`RemoteIssuer`](crate::RemoteIssuer) asks. Who may have which token is
+/// It is what an app's or a browser's `getJwt` asks, and what [`RemoteTokenSource`](crate::RemoteTokenSource) asks. Who may have which token is
 /// the one thing that it can't know: `authorize` decides. It gets the request's head (with the session that your own middleware
-/// has put into its extensions, say) and the params, and answers with the params to be signed, or a [`Refusal`].
+/// has put into its extensions, say) and the params, and answers with the params to be signed, or a [`IssuerError`].
 ///
 /// ```
 /// use http::request::Parts;
-/// use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, Refusal};
+/// use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, IssuerError};
 ///
 /// #[derive(Clone)]
 /// struct User(String); // put into the extensions by the middleware that checks the session
 /// # impl User { async fn owns(&self, _: &str) -> std::io::Result<bool> { Ok(true) } }
 ///
-/// async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, Refusal> {
-///     let user = head.extensions.get::<User>().ok_or(Refusal::unauthorized())?;
+/// async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
+///     let user = head.extensions.get::<User>().ok_or(IssuerError::unauthorized())?;
 ///     let Some(tower_aiuta_auth::ParamValue::String(image)) = params.get("uploaded_image_id") else {
-///         return Err(Refusal::forbidden());
+///         return Err(IssuerError::forbidden());
 ///     };
 ///     match user.owns(image).await {
 ///         Ok(true) => Ok(params),
-///         Ok(false) => Err(Refusal::forbidden()),
-///         Err(_) => Err(Refusal::unavailable()),
+///         Ok(false) => Err(IssuerError::forbidden()),
+///         Err(_) => Err(IssuerError::unavailable()),
 ///     }
 /// }
 ///
@@ -97,8 +97,8 @@ const MAX_BODY: usize = 16 * 1024;
 /// use tower::{ServiceBuilder, ServiceExt};
 /// use tower_aiuta_auth::{JwtIssuer, JwtSigner};
 /// use tower_http::cors::CorsLayer;
-/// # use tower_aiuta_auth::{AuthParams, Refusal};
-/// # async fn authorize(_: http::request::Parts, params: AuthParams) -> Result<AuthParams, Refusal> { Ok(params) }
+/// # use tower_aiuta_auth::{AuthParams, IssuerError};
+/// # async fn authorize(_: http::request::Parts, params: AuthParams) -> Result<AuthParams, IssuerError> { Ok(params) }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -128,7 +128,7 @@ pub struct JwtIssuer {
 }
 
 type Authorize = Arc<dyn Fn(Parts, AuthParams) -> Authorized + Send + Sync>;
-type Authorized = Pin<Box<dyn Future<Output = Result<AuthParams, Refusal>> + Send>>;
+type Authorized = Pin<Box<dyn Future<Output = Result<AuthParams, IssuerError>> + Send>>;
 
 impl JwtIssuer {
     /// Tokens from `signer`, a [`JwtSigner`](crate::JwtSigner) as a rule, for the params that `authorize` answers with.
@@ -138,7 +138,7 @@ impl JwtIssuer {
     pub fn new<F, Fut>(signer: impl TokenSource, authorize: F) -> Self
     where
         F: Fn(Parts, AuthParams) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<AuthParams, Refusal>> + Send + 'static,
+        Fut: Future<Output = Result<AuthParams, IssuerError>> + Send + 'static,
     {
         Self {
             signer: BoxTokenSource::new(signer),
@@ -151,7 +151,7 @@ impl JwtIssuer {
     /// An issuer for demos and tests, which gives a token to whoever asks.
     ///
     /// Dangerous: everyone who finds it can start try-ons at your cost, on the images of all your users.
-    pub fn dangerously_allow_all(signer: impl TokenSource) -> Self {
+    pub fn danger_allow_all(signer: impl TokenSource) -> Self {
         Self::new(signer, |_, params| async { Ok(params) })
     }
 
@@ -177,47 +177,47 @@ impl JwtIssuer {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    async fn issue<B: Body>(&self, request: Request<B>) -> Result<Jwt, Refusal> {
+    async fn issue<B: Body>(&self, request: Request<B>) -> Result<Jwt, IssuerError> {
         let (head, body) = request.into_parts();
         let params = self.params(&head, body).await?;
         let params = (self.authorize)(head, params).await?;
         let request = TokenRequest::new(params, self.clock.now());
-        self.signer.token(request).await.map_err(|error| Refusal::of_signer(&error))
+        self.signer.token(request).await.map_err(|error| IssuerError::of_signer(&error))
     }
 
     /// What is asked for.
-    async fn params<B: Body>(&self, head: &Parts, body: B) -> Result<AuthParams, Refusal> {
+    async fn params<B: Body>(&self, head: &Parts, body: B) -> Result<AuthParams, IssuerError> {
         let in_query = match head.method {
             Method::GET => true,
             Method::POST => false,
-            _ => return Err(Refusal::method_not_allowed()),
+            _ => return Err(IssuerError::method_not_allowed()),
         };
         if !in_query && !is_json(&head.headers) {
-            return Err(Refusal::unsupported_media_type());
+            return Err(IssuerError::unsupported_media_type());
         }
         let body = read_limited(body, MAX_BODY).await.map_err(|error| match error {
-            ReadError::TooLarge => Refusal::too_large(),
-            ReadError::Failed(_) => Refusal::bad_request("the body ended too early"),
+            ReadError::TooLarge => IssuerError::too_large(),
+            ReadError::Failed(_) => IssuerError::bad_request("the body ended too early"),
         })?;
         let query = head.uri.query().unwrap_or_default();
         // Never is one of both ignored: whoever sent it would take it for signed.
         let params = if in_query {
             if !body.is_empty() {
-                return Err(Refusal::bad_request("a GET has its params in the query, and no body"));
+                return Err(IssuerError::bad_request("a GET has its params in the query, and no body"));
             }
             query::read(query, &self.fields)
         } else {
             if !query.is_empty() {
-                return Err(Refusal::bad_request("a POST has its params in the body, and no query"));
+                return Err(IssuerError::bad_request("a POST has its params in the body, and no query"));
             }
-            body::read_all(&body, &self.fields)
+            json::read_all(&body, &self.fields)
         };
-        let params = params.map_err(|problem| Refusal::of_params(problem, in_query, &self.fields))?;
+        let params = params.map_err(|problem| IssuerError::of_params(problem, in_query, &self.fields))?;
         if params.is_empty() {
-            return Err(Refusal::bad_request("no params: a token for none would be good for everything"));
+            return Err(IssuerError::bad_request("no params: a token for none would be good for everything"));
         }
         if params.check_size().is_err() {
-            return Err(Refusal::bad_request("the params are over 4 KiB, more than a token can carry"));
+            return Err(IssuerError::bad_request("the params are over 4 KiB, more than a token can carry"));
         }
         Ok(params)
     }

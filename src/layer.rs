@@ -1,17 +1,25 @@
 //! [`AiutaAuthLayer`]: the settings, shared by every service made with it.
 
+mod authorize;
+mod builder;
+mod config;
+mod env;
+mod future;
+mod service;
+
 use std::fmt;
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use crate::builder::AiutaAuthBuilder;
-use crate::credential::secret_value;
+pub use self::builder::AiutaAuthBuilder;
+use self::config::{Scheme, Settings};
+pub use self::future::ResponseFuture;
+pub use self::service::AiutaAuth;
+use crate::cache::TokenCache;
 use crate::error::ConfigError;
-use crate::service::AiutaAuth;
-use crate::settings::{Scheme, Settings};
+use crate::request::credential::secret_value;
 use crate::source::TokenSource;
-use crate::tokens::Tokens;
 
 /// The layer that authenticates requests to Aiuta's API.
 ///
@@ -72,7 +80,7 @@ impl AiutaAuthLayer {
     /// |---|---|
     /// | `AIUTA_API_KEY` | the ApiKey scheme with this key |
     /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_JWT_ISSUER`, `AIUTA_JWT_SECRET` | the Jwt scheme, tokens made by a `JwtSigner` (feature `signer`) |
-    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | the Jwt scheme, tokens from your backend at this URL: a `RemoteIssuer` (feature `remote`) over reqwest (feature `reqwest-middleware`) |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | the Jwt scheme, tokens from your backend at this URL: a `RemoteTokenSource` (feature `remote`) over reqwest (feature `reqwest-middleware`) |
     /// | `AIUTA_ORIGIN` | instead of `https://api.aiuta.com` |
     ///
     /// The token URL is `https`, or `http` for a loopback host. It is asked by `POST`, through the system's proxy if it is `https`, and within
@@ -81,14 +89,14 @@ impl AiutaAuthLayer {
     /// URL fails when the first token is fetched, with "scheme is not http".
     ///
     /// There is no variable for a session by which the backend knows this program: who needs one, another method or the partition's header
-    /// builds the `RemoteIssuer` by hand and gives it to [`jwt`](Self::jwt).
+    /// builds the `RemoteTokenSource` by hand and gives it to [`jwt`](Self::jwt).
     ///
     /// # Errors
     ///
     /// [`ConfigError`], naming the variables, if none is set, both schemes are, half of one, or both ways to a token; for a value that can't
     /// work, an empty one for example; and if the program was built without a feature that a variable needs.
     pub fn from_env() -> Result<Self, ConfigError> {
-        crate::env::builder()?.build()
+        crate::layer::env::builder()?.build()
     }
 
     /// A builder, for everything else.
@@ -110,7 +118,7 @@ impl AiutaAuthLayer {
     /// let signer = JwtSigner::hs256("issuer-id", "old-secret")?;
     /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer.clone())?;
     /// signer.rotate("issuer-id", "new-secret")?;
-    /// layer.tokens().expect("the Jwt scheme").clear();
+    /// layer.token_cache().expect("the Jwt scheme").clear();
     /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
     /// ```
     ///
@@ -130,7 +138,7 @@ impl AiutaAuthLayer {
 
     /// The tokens of the Jwt scheme; `None` with an API key.
     #[must_use]
-    pub fn tokens(&self) -> Option<&Tokens> {
+    pub fn token_cache(&self) -> Option<&TokenCache> {
         match &self.settings.scheme {
             Scheme::ApiKey(_) => None,
             Scheme::Jwt(jwt) => Some(&jwt.tokens),

@@ -37,8 +37,8 @@
 //!               │yes
 //!               ▼
 //!         ApiKey ────────────────────────────────────▶ x-api-key ───────────┐
-//!         Jwt ─▶ access? ── Identified ──────────────▶ x-user-id ───────────┤
-//!                  └─ Secured ─▶ params ─▶ token cache ── hit ─▶ Bearer ────┤
+//!         Jwt ─▶ access? ── SubscriptionId ──────────────▶ x-user-id ───────────┤
+//!                  └─ Jwt ─▶ params ─▶ token cache ── hit ─▶ Bearer ────┤
 //!                                              └─ miss ─▶ flight ─▶ source  ▼
 //!                                                                      inner service
 //!                       forget that token, make another, replay once ◀── 401 │
@@ -51,14 +51,14 @@
 //! | word | meaning |
 //! |---|---|
 //! | credential | what the caller holds: an API key, or a subscription id with a token source |
-//! | [access](Access) | what one request needs: `Secured` (a JWT), `Identified` (the subscription id), `Anonymous` (nothing) |
+//! | [access](Access) | what one request needs: `Jwt` (a JWT), `SubscriptionId` (the subscription id), `Anonymous` (nothing) |
 //! | [params](AuthParams) | the key–value pairs a JWT is made for; also the cache key |
 //! | [partition](AuthParams#params-are-no-authorization) | whom the params belong to: part of the key and seen by the source, never signed |
 //! | [token](Jwt) | the compact string and the lifetime read from it |
 //! | [source](TokenSource) | makes a token for params; the official SDKs' `getJwt` |
 //! | flight | one running call of the source, awaited by every request that needs its result |
 //! | signer | makes JWTs in-process: [`JwtSigner`] |
-//! | issuer | the server-side component that hands them out over HTTP: [`JwtIssuer`], asked by [`RemoteIssuer`] |
+//! | issuer | the server-side component that hands them out over HTTP: [`JwtIssuer`], asked by [`RemoteTokenSource`] |
 //!
 //! # Features
 //!
@@ -68,8 +68,8 @@
 //! | `signer-rust-crypto` | | [`JwtSigner`] by RustCrypto instead (needs none) |
 //! | `tokio` | yes | fetches that outlive their callers, and timers; brings `tokio` (`rt`, `time`) |
 //! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes, wrong clocks and withheld credentials; brings `tracing` |
-//! | `retry` | | [`AiutaRetry`], a policy for tower's `Retry`; brings `tower` (`retry`) |
-//! | `remote` | | [`RemoteIssuer`], tokens from your backend |
+//! | `retry` | | [`AiutaRetryPolicy`], a policy for tower's `Retry`; brings `tower` (`retry`) |
+//! | `remote` | | [`RemoteTokenSource`], tokens from your backend |
 //! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
 //! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`, with `remote` also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
@@ -86,60 +86,44 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
-mod access;
-mod body;
-mod builder;
+mod cache;
 mod clock;
-mod credential;
-mod date;
-mod env;
 mod error;
-mod future;
 #[cfg(feature = "issuer")]
 mod issuer;
 mod jwt;
 mod layer;
-mod origin;
 mod params;
-mod percent;
+mod request;
 #[cfg(feature = "reqwest-middleware")]
 mod reqwest_middleware;
 #[cfg(feature = "retry")]
 mod retry;
-#[cfg(any(feature = "remote", feature = "retry"))]
-mod retry_after;
-mod secured;
-mod service;
-mod settings;
 mod source;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tokens;
 mod trace;
 
 #[cfg(feature = "reqwest-middleware")]
 pub use self::reqwest_middleware::{AiutaAuthMiddleware, same_origin_redirects};
-pub use access::{Access, NoReplay};
-pub use body::RequestBody;
-pub use builder::AiutaAuthBuilder;
+pub use cache::{TokenCache, TokenCacheStats};
 pub use clock::{Clock, SystemClock};
-pub use error::{AuthError, AuthErrorKind, BoxError, ConfigError};
-pub use future::ResponseFuture;
+pub use error::{AuthError, AuthErrorKind, BoxError, ConfigError, TokenError};
 #[cfg(feature = "issuer")]
-pub use issuer::{JwtIssuer, Refusal};
+pub use issuer::{IssuerError, JwtIssuer};
 pub use jwt::{InvalidJwt, Jwt};
-pub use layer::AiutaAuthLayer;
+pub use layer::{AiutaAuth, AiutaAuthBuilder, AiutaAuthLayer, ResponseFuture};
 pub use params::{AuthParams, ParamValue};
+pub use request::access::{Access, NoReplay};
+pub use request::body::RequestBody;
 #[cfg(feature = "retry")]
-pub use retry::AiutaRetry;
-pub use service::AiutaAuth;
+pub use retry::AiutaRetryPolicy;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use source::JwtSigner;
 #[cfg(feature = "remote")]
-pub use source::RemoteIssuer;
-pub use source::{BoxTokenSource, SourceFn, TokenError, TokenRequest, TokenSource, source_fn};
-pub use tokens::{TokenStats, Tokens};
+pub use source::RemoteTokenSource;
+pub use source::{BoxTokenSource, SourceFn, TokenRequest, TokenSource, source_fn};
 
 /// The README's code, compiled and run as doc tests.
 #[cfg(doctest)]

@@ -1,8 +1,9 @@
 //! [`AuthParams`]: what a token is made for, and the key it is cached under.
 //!
-//! They come from a request's extensions or, by the [`body`] module, from its JSON body.
+//! They come from a request's extensions or, by the [`json`] module, from its JSON body.
 
-pub(crate) mod body;
+pub(crate) mod json;
+pub(crate) mod percent;
 mod value;
 
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 //!
 //! No rule is kept here: what comes after this middleware is dressed up as a service, and [`AiutaAuth`](crate::AiutaAuth) is put on it.
 
+mod next_service;
 mod redirects;
-mod rest;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,12 +15,12 @@ use tokio::sync::Mutex;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::next_service::NextService;
 pub use self::redirects::same_origin_redirects;
-use self::rest::Rest;
-use crate::access::{Access, NoReplay};
 use crate::error::{AuthError, BoxError};
 use crate::layer::AiutaAuthLayer;
 use crate::params::AuthParams;
+use crate::request::access::{Access, NoReplay};
 
 /// Adds Aiuta's credentials to the requests of a client made with [`reqwest_middleware`]; made by
 /// [`AiutaAuthLayer::into_middleware`].
@@ -125,18 +125,18 @@ impl Middleware for AiutaAuthMiddleware {
         let url = request.url().clone();
         let has_body = request.body().is_some();
         let mut request: http::Request<Body> = request.try_into()?;
-        copy_what_the_layer_reads(extensions, request.extensions_mut());
+        copy_layer_extensions(extensions, request.extensions_mut());
 
         let extensions = Mutex::new(extensions);
-        let mut service = self.layer.layer(Rest::new(next, &url, has_body, &extensions));
+        let mut service = self.layer.layer(NextService::new(next, &url, has_body, &extensions));
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(into_error)?;
         let response = service.call(request).await.map_err(into_error)?;
-        Ok(rest::restored(response))
+        Ok(next_service::into_reqwest_response(response))
     }
 }
 
 /// A middleware's extensions are not the request's: the layer looks into the latter.
-fn copy_what_the_layer_reads(from: &Extensions, to: &mut Extensions) {
+fn copy_layer_extensions(from: &Extensions, to: &mut Extensions) {
     fn copy<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
         if let Some(value) = from.get::<T>() {
             to.insert(value.clone());

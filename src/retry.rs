@@ -1,4 +1,4 @@
-//! [`AiutaRetry`]: which of Aiuta's calls may be repeated, and when. It stands outside the layer, in tower's `Retry`.
+//! [`AiutaRetryPolicy`]: which of Aiuta's calls may be repeated, and when. It stands outside the layer, in tower's `Retry`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker
 use tower::retry::budget::{Budget, TpsBudget};
 use tower::util::rng::HasherRng;
 
-use crate::access::uploads_image;
-use crate::body::{RequestBody, copy_head};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{AuthError, BoxError, ConfigError};
-use crate::retry_after::retry_after;
+use crate::request::access::uploads_image;
+use crate::request::body::{RequestBody, copy_head};
+use crate::request::headers::retry_after;
 
 /// How much of a wait is left to chance, at most, on top of it.
 const JITTER: f64 = 0.5;
@@ -26,7 +26,7 @@ const JITTER: f64 = 0.5;
 /// |---|---|---|
 /// | reads and polls, and everything else that is idempotent (RFC 9110 §9.2.2) | 2 | 408, 429, 5xx, an error of the client |
 /// | uploads | 2 | the same: a second copy costs nothing but space |
-/// | everything else: what starts an operation | 0 | if [settable](Self::starts) at all, an error of the client |
+/// | everything else: what starts an operation | 0 | if [settable](Self::start_retries) at all, an error of the client |
 ///
 /// These are the numbers that Aiuta documents for its SDKs. Starting an operation has no idempotency key, so that a repetition may cost twice.
 ///
@@ -41,12 +41,12 @@ const JITTER: f64 = 0.5;
 /// ```
 /// use std::time::Duration;
 /// use tower::{ServiceBuilder, retry::RetryLayer, timeout::TimeoutLayer};
-/// use tower_aiuta_auth::{AiutaAuthLayer, AiutaRetry};
+/// use tower_aiuta_auth::{AiutaAuthLayer, AiutaRetryPolicy};
 /// # use http::{Request, Response};
 /// # type Body = http_body_util::Full<bytes::Bytes>;
 /// # let http_client = tower::service_fn(|_: Request<Body>| async { Ok::<_, tower_aiuta_auth::BoxError>(Response::new(())) });
 ///
-/// let retry = AiutaRetry::new().reads(5).backoff(Duration::from_millis(200), Duration::from_secs(5))?;
+/// let retry = AiutaRetryPolicy::new().read_retries(5).backoff(Duration::from_millis(200), Duration::from_secs(5))?;
 /// let client = ServiceBuilder::new()
 ///     .layer(RetryLayer::new(retry))
 ///     .layer(AiutaAuthLayer::api_key("my-key")?)
@@ -57,10 +57,10 @@ const JITTER: f64 = 0.5;
 /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct AiutaRetry {
-    reads: u32,
-    uploads: u32,
-    starts: u32,
+pub struct AiutaRetryPolicy {
+    read_retries: u32,
+    upload_retries: u32,
+    start_retries: u32,
     min_backoff: Duration,
     max_backoff: Duration,
     max_retry_after: Duration,
@@ -70,15 +70,15 @@ pub struct AiutaRetry {
     backoff: Option<ExponentialBackoff>,
 }
 
-impl AiutaRetry {
+impl AiutaRetryPolicy {
     /// The defaults: two extra attempts for reads and uploads, none for what starts an operation; waits from 1 s to 8 s; a `Retry-After` of up to
     /// 30 s; tower's default budget.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            reads: 2,
-            uploads: 2,
-            starts: 0,
+            read_retries: 2,
+            upload_retries: 2,
+            start_retries: 0,
             min_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(8),
             max_retry_after: Duration::from_secs(30),
@@ -90,22 +90,22 @@ impl AiutaRetry {
 
     /// Extra attempts for reads, polls and other idempotent requests. Default: 2.
     #[must_use]
-    pub fn reads(self, extra_attempts: u32) -> Self {
-        Self { reads: extra_attempts, ..self }
+    pub fn read_retries(self, extra_attempts: u32) -> Self {
+        Self { read_retries: extra_attempts, ..self }
     }
 
     /// Extra attempts for uploads. Default: 2.
     #[must_use]
-    pub fn uploads(self, extra_attempts: u32) -> Self {
-        Self { uploads: extra_attempts, ..self }
+    pub fn upload_retries(self, extra_attempts: u32) -> Self {
+        Self { upload_retries: extra_attempts, ..self }
     }
 
     /// Extra attempts for what starts an operation, after an error of the client; never after an answer. Default: 0.
     ///
     /// Each may start, and cost, another operation: a connection that was lost does not tell whether the request had arrived.
     #[must_use]
-    pub fn starts(self, extra_attempts: u32) -> Self {
-        Self { starts: extra_attempts, ..self }
+    pub fn start_retries(self, extra_attempts: u32) -> Self {
+        Self { start_retries: extra_attempts, ..self }
     }
 
     /// The first wait, and the longest. Each is twice the last, and up to half as long again by chance. Default: 1 s and 8 s.
@@ -137,9 +137,9 @@ impl AiutaRetry {
 
     fn extra_attempts(&self, call: Call) -> u32 {
         match call {
-            Call::Idempotent => self.reads,
-            Call::Upload => self.uploads,
-            Call::Start => self.starts,
+            Call::Idempotent => self.read_retries,
+            Call::Upload => self.upload_retries,
+            Call::Start => self.start_retries,
         }
     }
 
@@ -162,13 +162,13 @@ impl AiutaRetry {
     }
 }
 
-impl Default for AiutaRetry {
+impl Default for AiutaRetryPolicy {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry {
+impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetryPolicy {
     type Future = Sleep;
 
     fn retry(&mut self, request: &mut Request<B>, result: &mut Result<Response<R>, BoxError>) -> Option<Sleep> {
@@ -245,12 +245,12 @@ fn another_attempt<R>(call: Call, result: &Result<Response<R>, BoxError>) -> Opt
     }
 }
 
-impl fmt::Debug for AiutaRetry {
+impl fmt::Debug for AiutaRetryPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AiutaRetry")
-            .field("reads", &self.reads)
-            .field("uploads", &self.uploads)
-            .field("starts", &self.starts)
+        f.debug_struct("AiutaRetryPolicy")
+            .field("read_retries", &self.read_retries)
+            .field("upload_retries", &self.upload_retries)
+            .field("start_retries", &self.start_retries)
             .field("backoff", &(self.min_backoff, self.max_backoff))
             .field("max_retry_after", &self.max_retry_after)
             .finish_non_exhaustive()

@@ -2,7 +2,7 @@
 //!
 //! | what | level | fields |
 //! |---|---|---|
-//! | span `token_flight` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`Token`, `Failed` with the error's kind, `Dead`: cut off), `waiters` |
+//! | span `token_fetch` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`Token`, `Failed` with the error's kind, `Dead`: cut off), `waiters` |
 //! | event `token refresh failed` | WARN | `error` (its kind; none if what came is no better than what is there) |
 //! | event `request replayed with a new token` | DEBUG | |
 //! | event `clock offset adopted` | WARN | `offset`: seconds that are added to the clock from now on, 0 if it was set right |
@@ -20,20 +20,20 @@ mod with_tracing {
 
     const TARGET: &str = "tower_aiuta_auth";
 
-    /// The span of one flight; it is entered while the source runs.
-    pub(crate) struct FlightSpan(tracing::Span);
+    /// The span of one fetch; it is entered while the source runs.
+    pub(crate) struct FetchSpan(tracing::Span);
 
-    pub(crate) fn flight(reason: &'static str) -> FlightSpan {
-        FlightSpan(tracing::debug_span!(
+    pub(crate) fn fetch(reason: &'static str) -> FetchSpan {
+        FetchSpan(tracing::debug_span!(
             target: TARGET,
-            "token_flight",
+            "token_fetch",
             reason,
             outcome = tracing::field::Empty,
             waiters = tracing::field::Empty,
         ))
     }
 
-    impl FlightSpan {
+    impl FetchSpan {
         pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
             self.0.in_scope(f)
         }
@@ -65,13 +65,13 @@ mod with_tracing {
 mod without_tracing {
     use super::{AuthErrorKind, Debug};
 
-    pub(crate) struct FlightSpan;
+    pub(crate) struct FetchSpan;
 
-    pub(crate) fn flight(_reason: &'static str) -> FlightSpan {
-        FlightSpan
+    pub(crate) fn fetch(_reason: &'static str) -> FetchSpan {
+        FetchSpan
     }
 
-    impl FlightSpan {
+    impl FetchSpan {
         #[allow(clippy::unused_self, reason = "the same face as with tracing")]
         pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
             f()
@@ -91,6 +91,6 @@ mod without_tracing {
 }
 
 #[cfg(feature = "tracing")]
-pub(crate) use with_tracing::{FlightSpan, clock_offset_adopted, flight, refresh_failed, replayed, withheld};
+pub(crate) use with_tracing::{FetchSpan, clock_offset_adopted, fetch, refresh_failed, replayed, withheld};
 #[cfg(not(feature = "tracing"))]
-pub(crate) use without_tracing::{FlightSpan, clock_offset_adopted, flight, refresh_failed, replayed, withheld};
+pub(crate) use without_tracing::{FetchSpan, clock_offset_adopted, fetch, refresh_failed, replayed, withheld};

@@ -53,16 +53,16 @@ fn f4_handles_and_errors() {
     assert_impl_all!(AiutaAuthLayer: Clone, Send, Sync, Unpin);
     assert_impl_all!(AiutaAuthMiddleware: Clone, Send, Sync, Unpin, std::fmt::Debug, reqwest_middleware::Middleware);
     assert_impl_all!(AiutaAuthBuilder: Send, Sync, Unpin);
-    assert_impl_all!(Tokens: Clone, Send, Sync, Unpin);
+    assert_impl_all!(TokenCache: Clone, Send, Sync, Unpin);
     assert_impl_all!(AuthParams: Clone, Send, Sync, Unpin, Default, Eq, std::hash::Hash);
     assert_impl_all!(ParamValue: Clone, Send, Sync, Unpin, Eq, std::hash::Hash, serde::Serialize);
     assert_impl_all!(Jwt: Clone, Send, Sync, Unpin);
     assert_impl_all!(JwtSigner: Clone, Send, Sync, Unpin);
     assert_impl_all!(BoxTokenSource: Clone, Send, Sync, Unpin);
-    assert_impl_all!(RemoteIssuer<()>: Clone, Send, Sync, Unpin);
-    assert_not_impl_any!(RemoteIssuer<Rc<()>>: Send, Sync);
+    assert_impl_all!(RemoteTokenSource<()>: Clone, Send, Sync, Unpin);
+    assert_not_impl_any!(RemoteTokenSource<Rc<()>>: Send, Sync);
     assert_impl_all!(JwtIssuer: Clone, Send, Sync, Unpin);
-    assert_impl_all!(Refusal: Clone, Send, Sync, Unpin);
+    assert_impl_all!(IssuerError: Clone, Send, Sync, Unpin);
     assert_impl_all!(TokenRequest: Clone, Send, Sync, Unpin);
     assert_impl_all!(AuthError: std::error::Error, Send, Sync, Unpin);
     assert_impl_all!(TokenError: std::error::Error, Send, Sync, Unpin);
@@ -73,7 +73,7 @@ fn f4_handles_and_errors() {
     fn is_send<T: Send>(_: T) {}
     let layer =
         AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("the settings are right");
-    is_send(layer.tokens().expect("the Jwt scheme").get(&AuthParams::new()));
+    is_send(layer.token_cache().expect("the Jwt scheme").get(&AuthParams::new()));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn f4_the_future_is_what_its_parts_are() {
 fn f4_nothing_but_its_parts_bounds_the_life_of_the_future() {
     fn is_static<T: 'static>() {}
     is_static::<Of<(), ()>>();
-    is_static::<Tokens>();
+    is_static::<TokenCache>();
     is_static::<AiutaAuthLayer>();
     // A service that borrows makes a service that borrows.
     fn borrows<'a>(

@@ -121,7 +121,7 @@ impl Pair {
 }
 
 fn offset(layer: &AiutaAuthLayer) -> i64 {
-    layer.tokens().unwrap().stats().clock_offset
+    layer.token_cache().unwrap().stats().clock_offset
 }
 
 /// Answers everything so, with these headers.
@@ -154,8 +154,8 @@ async fn h1_a_machine_ten_minutes_off_gets_its_try_ons_through_and_only_the_firs
 
             assert_eq!(pair.start(&image).await, [401, 200]);
             let asked = pair.source.requests();
-            assert_eq!((asked[0].now(), asked[0].must_be_new()), (pair.ours.now(), false));
-            assert_eq!((asked[1].now(), asked[1].must_be_new()), (pair.right.now(), true));
+            assert_eq!((asked[0].now(), asked[0].force_refresh()), (pair.ours.now(), false));
+            assert_eq!((asked[1].now(), asked[1].force_refresh()), (pair.right.now(), true));
 
             assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 2), "a hit");
             assert_eq!((pair.start(&other).await, pair.source.calls()), (vec![200], 3));
@@ -163,7 +163,7 @@ async fn h1_a_machine_ten_minutes_off_gets_its_try_ons_through_and_only_the_firs
             assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 4));
 
             assert_eq!(pair.aiuta.operations_started(), 4);
-            let stats = pair.layer.tokens().unwrap().stats();
+            let stats = pair.layer.token_cache().unwrap().stats();
             assert_eq!((stats.clock_offset, stats.rejected, stats.replays), (-seconds, 1, 1));
         }
     }
@@ -231,7 +231,7 @@ async fn h1_a_token_out_of_the_cache_is_replaced_by_one_of_the_right_clock() {
     // It was fetched by the wrong one.
     let pair = Pair::off_by(-10 * MINUTES);
     let image = pair.upload().await;
-    pair.layer.tokens().unwrap().get(&params(&image)).await.unwrap();
+    pair.layer.token_cache().unwrap().get(&params(&image)).await.unwrap();
     assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![401, 200], 2));
     assert_eq!(pair.offset(), 10 * MINUTES);
 
@@ -251,7 +251,7 @@ async fn h1_nothing_is_sent_a_third_time() {
     let clock = ManualClock::default();
     let source = Source::new();
     let layer = jwt_at(&clock, source.clone());
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let later = date(&off_by(10 * MINUTES, &clock));
     let inner = Recorder::with(move |seen| {
         let mut response = Response::builder();

@@ -27,7 +27,7 @@ use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::{FakeAiuta, FakeServer, Fault};
-use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody, Tokens};
+use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody, TokenCache};
 use tower_http::follow_redirect::FollowRedirectLayer;
 use transports::*;
 
@@ -82,7 +82,7 @@ where
             assert_eq!(client.ready().await.unwrap().call(start).await.unwrap().status(), 200, "{name}");
             aiuta.revoke_tokens();
         }
-        let expected: &[_] = if layer.tokens().is_some() { &[200, 200, 401, 200] } else { &[200; 3] };
+        let expected: &[_] = if layer.token_cache().is_some() { &[200, 200, 401, 200] } else { &[200; 3] };
         assert_eq!(statuses(&aiuta), expected.iter().copied().map(Some).collect::<Vec<_>>(), "{name}");
     }
     assert_eq!(aiuta.violations(), [""; 0]);
@@ -107,7 +107,7 @@ async fn the_layer_works_directly_on_an_axum_router_in_process() {
             assert_eq!(client.clone().oneshot(start).await.unwrap().status(), 200);
             aiuta.revoke_tokens();
         }
-        let replayed = usize::from(layer.tokens().is_some());
+        let replayed = usize::from(layer.token_cache().is_some());
         assert_eq!(aiuta.requests().len(), 2 + replayed);
         // The Router could look at the whole request, as it was to be sent.
         assert!(aiuta.requests().iter().all(|request| request.uri.authority().is_some()));
@@ -128,7 +128,7 @@ async fn each_client_speaks_its_version_of_http() {
 
 /// Repeats what was answered with 503, and forgets all tokens before it does.
 #[derive(Clone)]
-struct AfterClearing(Tokens);
+struct AfterClearing(TokenCache);
 
 impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
     type Future = std::future::Ready<()>;
@@ -153,7 +153,7 @@ async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
         let layer = with_jwt(&aiuta, &server);
-        let tokens = layer.tokens().unwrap();
+        let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
         let client = RetryLayer::new(AfterClearing(tokens.clone())).layer(layer.layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
@@ -168,7 +168,7 @@ async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
         let layer = with_jwt(&aiuta, &server);
-        let tokens = layer.tokens().unwrap();
+        let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
         let client = layer.layer(RetryLayer::new(AfterClearing(tokens.clone())).layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
@@ -211,7 +211,7 @@ async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
         assert!(error.is::<Elapsed>(), "{name}");
         hold.release();
         let answer = layer.layer(transport).oneshot(start(server.origin(), &image)).await.unwrap();
-        let stats = layer.tokens().unwrap().stats();
+        let stats = layer.token_cache().unwrap().stats();
         assert_eq!((answer.status(), stats.fetches, stats.hits), (StatusCode::OK, 1, 1), "{name}");
     }
 }
@@ -258,7 +258,7 @@ async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abro
         let (aiuta, _, _foreign, abroad) = there_and_back().await;
         for (layer, credential) in [
             (AiutaAuthLayer::builder().api_key("key"), "x-api-key"),
-            (jwt(Source::new()).access_rule(|_, _| Some(Access::Identified)), "x-user-id"),
+            (jwt(Source::new()).access_rule(|_, _| Some(Access::SubscriptionId)), "x-user-id"),
         ] {
             let layer = layer.origins([aiuta.origin()]).build().unwrap();
             let client = layer.layer(FollowRedirectLayer::new().layer(transport.clone()));
@@ -275,7 +275,7 @@ async fn the_order_in_the_readme_works_over_every_transport() {
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
         let layer = with_jwt(&aiuta, &server);
-        let tokens = layer.tokens().unwrap().clone();
+        let tokens = layer.token_cache().unwrap().clone();
         let client: Transport = BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .layer(TimeoutLayer::new(secs(30)))

@@ -121,13 +121,13 @@ fn config_numbers_have_to_make_sense() {
         assert!(ahead(fraction).is_ok(), "{fraction}");
     }
     refused(api_key().max_tokens(0).build(), "max_tokens", "");
-    refused(api_key().max_flights(0).build(), "max_flights", "");
+    refused(api_key().max_concurrent_fetches(0).build(), "max_concurrent_fetches", "");
     refused(api_key().body_limit(0).build(), "body_limit", "");
     refused(api_key().fetch_timeout(Duration::ZERO).build(), "fetch_timeout", "");
     refused(api_key().fetch_timeout(Duration::MAX).build(), "fetch_timeout", "");
     let extreme = jwt(Source::new())
         .max_tokens(1)
-        .max_flights(usize::MAX)
+        .max_concurrent_fetches(usize::MAX)
         .body_limit(usize::MAX)
         .fallback_lifetime(Duration::MAX)
         .fetch_timeout(Duration::from_nanos(1));

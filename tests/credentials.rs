@@ -84,8 +84,9 @@ async fn a1_a_replay_carries_one_credential_too() {
 
 #[tokio::test]
 async fn a1_an_api_key_goes_with_every_operation() {
-    let layer = AiutaAuthLayer::builder().api_key(KEY).access_rule(|_, _| Some(Access::Identified)).build().unwrap();
-    for access in [None, Some(Access::Secured), Some(Access::Identified)] {
+    let layer =
+        AiutaAuthLayer::builder().api_key(KEY).access_rule(|_, _| Some(Access::SubscriptionId)).build().unwrap();
+    for access in [None, Some(Access::Jwt), Some(Access::SubscriptionId)] {
         for (method, path) in [("GET", "/v1/uploaded_images/1"), ("POST", "/v1/sku_try_on_operations"), ("PUT", "/x")] {
             let mut request = with_junk(request(method, &format!("https://api.aiuta.com{path}")));
             access.map(|access| request.extensions_mut().insert(access));
@@ -227,15 +228,15 @@ async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
     for (method, uri, by_table) in [get_image, start] {
         for (rule, by_rule) in [
             (None, by_table),
-            (Some(Access::Secured), bearer),
-            (Some(Access::Identified), user_id),
+            (Some(Access::Jwt), bearer),
+            (Some(Access::SubscriptionId), user_id),
             (Some(Access::Anonymous), nothing),
         ] {
             let layer = jwt(Source::new()).access_rule(move |_, _| rule).build().unwrap();
             for (extension, expected) in [
                 (None, by_rule),
-                (Some(Access::Secured), bearer),
-                (Some(Access::Identified), user_id),
+                (Some(Access::Jwt), bearer),
+                (Some(Access::SubscriptionId), user_id),
                 (Some(Access::Anonymous), nothing),
             ] {
                 let mut request = request(method, uri);
@@ -292,6 +293,6 @@ async fn e3_only_a_401_costs_a_token() {
     for status in [400, 403, 429, 500, 502, 503] {
         passes(&layer, try_on("image-1"), StatusCode::from_u16(status).unwrap()).await;
     }
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((source.calls(), stats.rejected, stats.replays, stats.entries), (1, 0, 0, 1));
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use support::*;
 use tokio::task::JoinHandle;
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuth, AuthErrorKind, BoxError, TokenError, TokenStats};
+use tower_aiuta_auth::{AiutaAuth, AuthErrorKind, BoxError, TokenCacheStats, TokenError};
 
 type Caller = JoinHandle<Result<http::StatusCode, BoxError>>;
 
@@ -67,7 +67,7 @@ async fn c1_twenty_callers_share_one_flight_and_its_token() {
     }
     assert_eq!(source.calls(), 1);
     assert_eq!(numbers(&inner), [1; 20]);
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.misses, stats.coalesced, stats.fetches, stats.entries), (20, 19, 1, 1));
 }
 
@@ -105,7 +105,7 @@ async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
     let gate = Gate::closed();
     let source = Source::behind(&gate);
     let layer = jwt(source.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let keys = [params("image-1"), params("image-2"), params("image-1").with_partition("tenant-1")];
     let gets: Vec<_> = keys
         .iter()
@@ -130,7 +130,7 @@ async fn c1_after_invalidate_a_newcomer_starts_another_flight_and_the_first_is_n
     let gates = [Gate::closed(), Gate::closed()];
     let source = stepwise(&gates);
     let layer = jwt(source.clone()).build().unwrap();
-    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
 
     let first = caller(&service, "image-1").await;
@@ -171,7 +171,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
             })
         };
         let layer = jwt(source.clone()).build().unwrap();
-        let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+        let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
         let service = service(&layer, &inner);
         let first = caller(&service, "image-1").await;
         tokens.clear();
@@ -224,7 +224,7 @@ async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
     let service = service(&layer, &Recorder::new());
     let idle = Arc::strong_count(&held);
     let callers = callers(&service, "image-1", 2).await;
-    layer.tokens().unwrap().invalidate(&params("image-1"));
+    layer.token_cache().unwrap().invalidate(&params("image-1"));
     for caller in callers {
         assert_eq!(Arc::strong_count(&held), idle + 1);
         caller.abort();
@@ -236,7 +236,7 @@ async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
 
 /// Two tokens are revoked while ten requests are in flight with each, answered in turn; the source's third call brings the token of
 /// that number.
-async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenStats, Vec<http::StatusCode>) {
+async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats, Vec<http::StatusCode>) {
     let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
     let source = {
         let fetch = fetch.clone();
@@ -265,7 +265,7 @@ async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenStats, Vec<
             }
         })
     };
-    let (tokens, service) = (layer.tokens().unwrap(), service(&layer, &inner));
+    let (tokens, service) = (layer.token_cache().unwrap(), service(&layer, &inner));
     let mut waiting = Vec::new();
     for _ in 0..2 {
         tokens.get(&params("image-1")).await.unwrap();

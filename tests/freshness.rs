@@ -135,7 +135,7 @@ async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
     gate.open(1);
     settle().await;
     assert_eq!(ask(&layer).await, 2);
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.misses, stats.hits, stats.fetches, stats.refreshes), (1, 5, 2, 1));
 }
 
@@ -247,7 +247,7 @@ async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept
         assert_eq!(caller.await.unwrap(), 200);
     }
     assert_eq!((source.calls(), inner.count()), (1, 5));
-    assert_eq!(layer.tokens().unwrap().stats().entries, 0);
+    assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
     assert_eq!(ask(&layer).await, 2);
 }
 
@@ -258,18 +258,18 @@ async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
     let refused = Refused::default();
     let inner = Recorder::refusing(&refused);
     let service = service(&layer, &inner);
-    let must_be_new = || source.requests().iter().map(|request| request.must_be_new()).collect::<Vec<_>>();
+    let force_refresh = || source.requests().iter().map(|request| request.force_refresh()).collect::<Vec<_>>();
 
     send(&service, try_on("image-1")).await.unwrap();
     refused.add(inner.last().token());
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(must_be_new(), [false, true]);
+    assert_eq!(force_refresh(), [false, true]);
 
     // Forgotten by hand: nobody has said that the token is bad.
-    layer.tokens().unwrap().invalidate(&params("image-1"));
+    layer.token_cache().unwrap().invalidate(&params("image-1"));
     send(&service, try_on("image-1")).await.unwrap();
     send(&service, try_on("image-2")).await.unwrap();
-    assert_eq!(must_be_new(), [false, true, false, false]);
+    assert_eq!(force_refresh(), [false, true, false, false]);
 }
 
 #[tokio::test]
@@ -287,5 +287,5 @@ async fn d5_also_when_the_401_itself_could_not_be_mended() {
     gate.open(1);
     assert_eq!(first.await.unwrap(), 401, "the token was fetched for this request: no replay");
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
-    assert!(source.requests()[1].must_be_new());
+    assert!(source.requests()[1].force_refresh());
 }

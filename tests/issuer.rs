@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::*;
 use tower::ServiceExt;
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
-use tower_aiuta_auth::{AuthParams, Clock, JwtIssuer, JwtSigner, Refusal, TokenError, TokenRequest, TokenSource};
+use tower_aiuta_auth::{AuthParams, Clock, IssuerError, JwtIssuer, JwtSigner, TokenError, TokenRequest, TokenSource};
 
 const PYJWT: &str = include_str!("fixtures/pyjwt.jwt");
 const SIGNER: &str = include_str!("fixtures/signer.jwt");
@@ -199,14 +199,14 @@ async fn issuer_fields_are_the_ones_that_may_be_asked_for() {
 
 #[tokio::test]
 async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
-    async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, Refusal> {
+    async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
         match head.headers.get("cookie").map(|cookie| cookie.to_str().unwrap()) {
-            None => Err(Refusal::unauthorized()),
-            Some("mallory") => Err(Refusal::forbidden()),
-            Some("eager") => Err(Refusal::too_many_requests(std::time::Duration::from_millis(1500))),
+            None => Err(IssuerError::unauthorized()),
+            Some("mallory") => Err(IssuerError::forbidden()),
+            Some("eager") => Err(IssuerError::too_many_requests(std::time::Duration::from_millis(1500))),
             Some("alice") => Ok(params.with("product_id", 42).with_partition("alice")),
             Some("root") => Ok(params.with("exp", 9_999_999_999_i64)),
-            Some(_) => Err(Refusal::unavailable()),
+            Some(_) => Err(IssuerError::unavailable()),
         }
     }
     let issuer = JwtIssuer::new(signer(), authorize).clock(ManualClock::default());
@@ -233,7 +233,7 @@ async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
             assert!(answer["error"].is_string() && answer.get("token").is_none(), "{answer}");
         }
     }
-    let open = JwtIssuer::dangerously_allow_all(signer()).clock(ManualClock::default());
+    let open = JwtIssuer::danger_allow_all(signer()).clock(ManualClock::default());
     assert_eq!(signed(&ask(&open, query("sku_id=x")).await.2), json!({"sku_id": "x"}));
 }
 
@@ -247,7 +247,7 @@ async fn issuer_tells_nobody_why_the_signer_failed() {
         (|| TokenError::transient("hush-hush"), 503, None),
         (|| TokenError::transient("hush-hush").with_retry_after(secs(7)), 503, Some("7")),
     ] {
-        let issuer = JwtIssuer::dangerously_allow_all(Source::with(move |_, _| async move { Err(error()) }));
+        let issuer = JwtIssuer::danger_allow_all(Source::with(move |_, _| async move { Err(error()) }));
         let (status, response, answer) = ask(&issuer, query("sku_id=x")).await;
         assert_eq!(status, expected);
         assert_eq!(response.headers().get("retry-after").map(|value| value.to_str().unwrap()), retry_after);

@@ -227,7 +227,7 @@ async fn a2_connect_authority_form_and_asterisk_form_are_never_trusted() {
 }
 
 fn build(origin: &str, dangerous: bool) -> Result<AiutaAuthLayer, ConfigError> {
-    AiutaAuthLayer::builder().api_key("key").origins([origin]).dangerous_plaintext_origins(dangerous).build()
+    AiutaAuthLayer::builder().api_key("key").origins([origin]).danger_allow_plaintext_origins(dangerous).build()
 }
 
 #[tokio::test]
@@ -263,9 +263,9 @@ async fn a2_plaintext_is_for_loopback_hosts_unless_that_is_lifted() {
     ] {
         assert_eq!(build(origin, false).unwrap_err().setting(), "origins", "{origin}");
         assert!(build(origin, true).is_ok(), "{origin}");
-        let set = |builder: AiutaAuthBuilder| builder.origins([origin]).dangerous_plaintext_origins(true);
+        let set = |builder: AiutaAuthBuilder| builder.origins([origin]).danger_allow_plaintext_origins(true);
         assert!(trusted(set, &get(&format!("{origin}/v1/x"))).await, "{origin}");
     }
-    let set = |builder: AiutaAuthBuilder| builder.dangerous_plaintext_origins(true);
+    let set = |builder: AiutaAuthBuilder| builder.danger_allow_plaintext_origins(true);
     assert!(!trusted(set, &get("http://api.aiuta.com/v1/x")).await, "it trusts no origin by itself");
 }

@@ -328,7 +328,7 @@ async fn b4_params_over_four_kib_are_not_sent() {
     let many_nothings = AuthParams::new().with("sku_ids", vec![String::new(); 2000]);
     assert_eq!(send(many_nothings).await, Err(AuthErrorKind::InvalidBody));
 
-    let tokens = jwt(Source::new()).build().unwrap().tokens().unwrap().clone();
+    let tokens = jwt(Source::new()).build().unwrap().token_cache().unwrap().clone();
     assert_eq!(tokens.get(&of_size(4097)).await.unwrap_err().kind(), AuthErrorKind::InvalidBody);
 }
 

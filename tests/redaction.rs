@@ -95,7 +95,7 @@ async fn a4_layers_services_and_builders_show_no_secret() {
     assert_debug(&key().layer_over_nothing());
 
     let by_signer = layer(signer());
-    let tokens = by_signer.tokens().unwrap();
+    let tokens = by_signer.token_cache().unwrap();
     let jwt = tokens.get(&marked_params()).await.unwrap();
     assert!(jwt.expose().starts_with("eyJ"));
     assert_debug(&by_signer);
@@ -129,7 +129,7 @@ async fn a4_tokens_params_and_sources_show_no_value() {
     }
     let request = TokenRequest::new(marked_params(), std::time::SystemTime::UNIX_EPOCH);
     assert_debug(&request);
-    assert_debug(&request.renewed());
+    assert_debug(&request.with_force_refresh());
     assert_debug(&signer());
     assert_debug(&BoxTokenSource::new(signer()));
     let secret = MARKER.to_owned();
@@ -156,14 +156,14 @@ async fn a4_errors_show_no_value_down_to_the_last_cause() {
         assert_error(&error);
         assert_error(&TokenError::from(error));
         let source = source_fn(move |_| std::future::ready(Ok::<_, TokenError>(compact.clone())));
-        assert_error(&layer(source).tokens().unwrap().get(&marked_params()).await.unwrap_err());
+        assert_error(&layer(source).token_cache().unwrap().get(&marked_params()).await.unwrap_err());
     }
 
     let by_signer = layer(signer());
     let named_like_a_claim = marked_params().with("iss", MARKER);
-    assert_error(&by_signer.tokens().unwrap().get(&named_like_a_claim).await.unwrap_err());
+    assert_error(&by_signer.token_cache().unwrap().get(&named_like_a_claim).await.unwrap_err());
     let too_large = marked_params().with("sku_id", MARKER.repeat(1000));
-    assert_error(&by_signer.tokens().unwrap().get(&too_large).await.unwrap_err());
+    assert_error(&by_signer.token_cache().unwrap().get(&too_large).await.unwrap_err());
     for body in [
         MARKER.to_owned(),
         format!("\"{MARKER}\""),

@@ -92,7 +92,8 @@ fn credentials(seen: &[Seen]) -> Vec<Vec<&'static str>> {
 
 /// A request for each of the three credentials to Aiuta, which is at `origin`, with a layer that gives it; and the credential's name.
 fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
-    let here = |builder: AiutaAuthBuilder| builder.origins([origin]).dangerous_plaintext_origins(true).build().unwrap();
+    let here =
+        |builder: AiutaAuthBuilder| builder.origins([origin]).danger_allow_plaintext_origins(true).build().unwrap();
     let layer = || here(jwt(Source::new()));
     let to_here = |mut request: Request<Full<Bytes>>| {
         *request.uri_mut() = request.uri().to_string().replace(AIUTA, origin).parse().unwrap();
@@ -189,7 +190,7 @@ async fn a5_a_try_on_that_lost_its_params_on_the_way_is_not_sent() {
 #[tokio::test]
 async fn a5_params_do_not_outlive_the_method_they_were_for() {
     let mut request = try_on("image-1");
-    request.extensions_mut().insert(Access::Secured);
+    request.extensions_mut().insert(Access::Jwt);
     let layer = jwt(Source::new()).build().unwrap();
     let (seen, result) =
         follow(&layer, standard(), request, &[(303, ELSEWHERE), (302, "https://api.aiuta.com/v1/sku_items")]).await;

@@ -196,7 +196,7 @@ impl fmt::Debug for Claims {
 struct Case {
     on_runtime: bool,
     refreshes: bool,
-    max_flights: usize,
+    max_concurrent_fetches: usize,
     ops: Vec<Op>,
 }
 
@@ -205,7 +205,7 @@ impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let home = if self.on_runtime { "on a runtime" } else { "on no runtime" };
         let refreshes = if self.refreshes { "refreshes" } else { "no refreshes" };
-        writeln!(f, "{home}, {refreshes}, max_flights {}", self.max_flights)?;
+        writeln!(f, "{home}, {refreshes}, max_concurrent_fetches {}", self.max_concurrent_fetches)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "  {op:?}"))
     }
 }
@@ -269,10 +269,16 @@ fn call() -> impl Strategy<Value = Plan> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let max_flights = prop_oneof![3 => Just(100_usize), 1 => Just(2_usize), 1 => Just(1_usize)];
+    let max_concurrent_fetches = prop_oneof![3 => Just(100_usize), 1 => Just(2_usize), 1 => Just(1_usize)];
     let ops = prop::collection::vec(op(), 1..40);
-    (any::<bool>(), prop::bool::weighted(0.8), max_flights, ops)
-        .prop_map(|(on_runtime, refreshes, max_flights, ops)| Case { on_runtime, refreshes, max_flights, ops })
+    (any::<bool>(), prop::bool::weighted(0.8), max_concurrent_fetches, ops).prop_map(
+        |(on_runtime, refreshes, max_concurrent_fetches, ops)| Case {
+            on_runtime,
+            refreshes,
+            max_concurrent_fetches,
+            ops,
+        },
+    )
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `RemoteIssuer`: what it asks the integrator's backend, what it takes for an answer, and what it makes of trouble.
+//! `RemoteTokenSource`: what it asks the integrator's backend, what it takes for an answer, and what it makes of trouble.
 #[path = "support/loopback.rs"]
 mod loopback;
 mod support;
@@ -12,7 +12,7 @@ use http_body_util::Full;
 use support::*;
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
 use tower_aiuta_auth::{
-    AiutaAuthLayer, AuthError, AuthErrorKind, AuthParams, BoxError, Clock, JwtIssuer, JwtSigner, RemoteIssuer,
+    AiutaAuthLayer, AuthError, AuthErrorKind, AuthParams, BoxError, Clock, JwtIssuer, JwtSigner, RemoteTokenSource,
     TokenError, TokenRequest, TokenSource,
 };
 
@@ -61,7 +61,7 @@ fn chain(error: &dyn Error) -> String {
 #[tokio::test]
 async fn remote_asks_by_post_with_the_params_as_json() {
     let backend = backend(|| answer(200, good_token()));
-    let issuer = RemoteIssuer::new(URL, backend.clone()).unwrap();
+    let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap();
     let issuer = issuer.header("X-Api-Token", SECRET).unwrap().partition_header("x-user").unwrap();
     let params = params("image-1").with("sku_ids", ["a", "b"]).with("product_id", 42).with_partition("customer 42");
     let request = TokenRequest::new(params, ManualClock::default().now());
@@ -78,7 +78,7 @@ async fn remote_asks_by_post_with_the_params_as_json() {
     }
 
     // After a 401 no cache on the way will do; and without a partition there is nobody to name.
-    issuer.token(request.renewed()).await.unwrap();
+    issuer.token(request.with_force_refresh()).await.unwrap();
     assert_eq!(backend.last().header("cache-control"), "no-cache");
     issuer.token(TokenRequest::new(AuthParams::new(), ManualClock::default().now())).await.unwrap();
     assert_eq!((backend.last().header("x-user"), &backend.last().body[..]), ("", &b"{}"[..]));
@@ -99,7 +99,7 @@ async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
         ("https://shop.example:8443/jwt?key=%20x", format!("https://shop.example:8443/jwt?key=%20x&{query}")),
     ] {
         let backend = backend(|| answer(200, good_token()));
-        let issuer = RemoteIssuer::new(url, backend.clone()).unwrap().method(Method::GET);
+        let issuer = RemoteTokenSource::new(url, backend.clone()).unwrap().method(Method::GET);
         issuer.token(TokenRequest::new(params.clone(), ManualClock::default().now())).await.unwrap();
         let seen = backend.only();
         assert_eq!((seen.method, seen.uri.to_string()), (Method::GET, expected));
@@ -124,7 +124,7 @@ async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
             response.headers_mut().insert(CONTENT_TYPE, content_type.parse().unwrap());
             response
         };
-        let issuer = RemoteIssuer::new(URL, backend(make)).unwrap();
+        let issuer = RemoteTokenSource::new(URL, backend(make)).unwrap();
         let given = issuer.token(TokenRequest::new(params("a"), ManualClock::default().now())).await.unwrap();
         assert_eq!(given.expose(), token, "{status} {content_type}");
     }
@@ -154,7 +154,7 @@ async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
         (bytes.into(), "UTF-8"),
     ] {
         let backend = backend(move || answer(200, body.clone()));
-        let error = try_with(RemoteIssuer::new(URL, backend).unwrap()).await.unwrap_err();
+        let error = try_with(RemoteTokenSource::new(URL, backend).unwrap()).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::InvalidToken, false), "{hint}");
         let text = chain(&error);
         assert!(text.contains(hint) && !text.contains(SECRET) && !text.contains(&token[..40]), "{hint}: {text}");
@@ -185,7 +185,7 @@ async fn remote_the_status_says_whether_it_may_work_later() {
             response.headers_mut().insert("location", format!("https://{SECRET}.example").parse().unwrap());
             response
         });
-        let error = try_with(RemoteIssuer::new(URL, backend).unwrap()).await.unwrap_err();
+        let error = try_with(RemoteTokenSource::new(URL, backend).unwrap()).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, transient), "{status}");
         let of_source = error.source().and_then(|source| source.downcast_ref::<TokenError>()).unwrap();
         assert_eq!((of_source.is_denied(), of_source.retry_after()), (denied, None), "{status}");
@@ -207,7 +207,7 @@ async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
             }
         });
         let clock = ManualClock::default();
-        let layer = jwt_at(&clock, RemoteIssuer::new(URL, backend.clone()).unwrap());
+        let layer = jwt_at(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
         let service = service(&layer, &Recorder::new());
         let ask = async |who: &str| send(&service, with_params(params("a").with_partition(who))).await;
         assert_eq!(auth_error(ask("alice").await).retry_after(), Some(secs(30)), "{retry_after}");
@@ -226,27 +226,27 @@ async fn remote_a_connection_that_breaks_is_transient() {
     let gone = "HTTP/1.1 200 O".to_owned();
     for cut in [half, gone, String::new()] {
         let origin = loopback::answer_once(cut.into_bytes()).await;
-        let issuer = RemoteIssuer::new(format!("{origin}/{SECRET}"), loopback::client()).unwrap();
+        let issuer = RemoteTokenSource::new(format!("{origin}/{SECRET}"), loopback::client()).unwrap();
         let error = try_with(issuer).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, true));
         assert!(!chain(&error).contains(&good_token()[..40]) && !chain(&error).contains(SECRET), "{}", chain(&error));
     }
     // Also when the service fails before it is asked.
     let refused = tower::load_shed::LoadShed::new(tower::limit::ConcurrencyLimit::new(Recorder::new(), 0));
-    let error = try_with(RemoteIssuer::new(URL, refused).unwrap()).await.unwrap_err();
+    let error = try_with(RemoteTokenSource::new(URL, refused).unwrap()).await.unwrap_err();
     assert!(error.is_transient() && chain(&error).contains("overloaded"), "{}", chain(&error));
 }
 
 #[tokio::test(start_paused = true)]
 async fn remote_a_backend_that_hangs_ends_with_the_fetch_timeout() {
     let hangs = Recorder::with(|_| std::future::pending());
-    let error = try_with(RemoteIssuer::new(URL, hangs).unwrap()).await.unwrap_err();
+    let error = try_with(RemoteTokenSource::new(URL, hangs).unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
 }
 
 #[test]
 fn remote_settings_that_cannot_work_fail_at_once() {
-    let new = |url: &str| RemoteIssuer::new(url, Recorder::new());
+    let new = |url: &str| RemoteTokenSource::new(url, Recorder::new());
     for (url, hint) in [
         ("", "not a URL"),
         ("/aiuta_jwt", "not a whole URL"),
@@ -266,8 +266,8 @@ fn remote_settings_that_cannot_work_fail_at_once() {
     for url in ["https://shop.example", "http://localhost:5000/aiuta_jwt", "http://127.0.0.1/x", "http://[::1]:80/?y"] {
         assert!(new(url).is_ok(), "{url}");
     }
-    assert!(RemoteIssuer::dangerous_plaintext("http://shop.example/", Recorder::new()).is_ok());
-    assert!(RemoteIssuer::dangerous_plaintext("ftp://shop.example/", Recorder::new()).is_err());
+    assert!(RemoteTokenSource::danger_allow_plaintext("http://shop.example/", Recorder::new()).is_ok());
+    assert!(RemoteTokenSource::danger_allow_plaintext("ftp://shop.example/", Recorder::new()).is_err());
 
     for (name, value) in [
         ("", "x"),
@@ -291,7 +291,7 @@ fn remote_settings_that_cannot_work_fail_at_once() {
 async fn remote_a_partition_that_a_header_would_change_is_not_sent() {
     for partition in ["", " alice", "alice ", "ali\nce", "ali\tce", "älice", "alice\u{7f}"] {
         let backend = backend(|| answer(200, good_token()));
-        let issuer = RemoteIssuer::new(URL, backend.clone()).unwrap().partition_header("x-user").unwrap();
+        let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap().partition_header("x-user").unwrap();
         let params = params("a").with_partition(partition);
         let error = issuer.token(TokenRequest::new(params, ManualClock::default().now())).await.unwrap_err();
         assert!(!error.is_transient() && chain(&error).contains("partition"), "{partition:?}: {}", chain(&error));
@@ -301,7 +301,8 @@ async fn remote_a_partition_that_a_header_would_change_is_not_sent() {
 
 #[test]
 fn remote_debug_shows_no_secret() {
-    let issuer = RemoteIssuer::new(format!("{URL}?key={SECRET}"), ()).unwrap().header("x-api-token", SECRET).unwrap();
+    let issuer =
+        RemoteTokenSource::new(format!("{URL}?key={SECRET}"), ()).unwrap().header("x-api-token", SECRET).unwrap();
     let text = format!("{issuer:?} {issuer:#?}");
     assert!(text.contains(URL) && text.contains("x-api-token") && !text.contains(SECRET), "{text}");
 }
@@ -315,7 +316,7 @@ async fn remote_works_with_the_documented_component() {
     ] {
         let origin = loopback::answer_once(recorded.to_vec()).await;
         let issuer =
-            RemoteIssuer::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap().method(method.clone());
+            RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap().method(method.clone());
         assert_eq!(start_at_aiuta(issuer).await, 400, "{method}: the token was accepted, the image is unknown");
     }
 }
@@ -330,7 +331,7 @@ async fn remote_and_issuer_speak_with_each_other() {
     });
     let origin = loopback::serve(issuer.clock(clock)).await;
     for method in [Method::GET, Method::POST] {
-        let source = RemoteIssuer::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap();
+        let source = RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap();
         let source = source.method(method.clone()).header("x-api-token", SECRET).unwrap();
         assert_eq!(start_at_aiuta(source).await, 400, "{method}: the token was accepted, the image is unknown");
     }

@@ -1,4 +1,4 @@
-//! `AiutaRetry`: which calls are repeated, after what, and when. Time is paused; what is measured is what the policy waited for.
+//! `AiutaRetryPolicy`: which calls are repeated, after what, and when. Time is paused; what is measured is what the policy waited for.
 mod support;
 
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tower::retry::budget::TpsBudget;
 use tower::retry::{Retry, RetryLayer};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaRetry, AuthErrorKind, BoxError, TokenError};
+use tower_aiuta_auth::{AiutaRetryPolicy, AuthErrorKind, BoxError, TokenError};
 
 const MODELS: &str = "https://api.aiuta.com/v1/try_on_models";
 const UPLOAD: &str = "https://api.aiuta.com/digital-try-on/v1/uploaded_images";
 
 /// A policy that waits little, so that the waits that a header asks for stand out.
-fn quick() -> AiutaRetry {
-    AiutaRetry::new().backoff(Duration::from_millis(1), Duration::from_millis(1)).unwrap()
+fn quick() -> AiutaRetryPolicy {
+    AiutaRetryPolicy::new().backoff(Duration::from_millis(1), Duration::from_millis(1)).unwrap()
 }
 
 fn request(method: &str, uri: &str) -> Request<Full<Bytes>> {
@@ -30,7 +30,7 @@ fn request(method: &str, uri: &str) -> Request<Full<Bytes>> {
 }
 
 /// How often a request is sent to a server that always gives this answer; with it what the caller got.
-async fn attempts(policy: AiutaRetry, request: Request<Full<Bytes>>, status: u16) -> usize {
+async fn attempts(policy: AiutaRetryPolicy, request: Request<Full<Bytes>>, status: u16) -> usize {
     let inner = Recorder::answering(move |_| StatusCode::from_u16(status).unwrap());
     assert_eq!(send(&Retry::new(policy, inner.clone()), request).await.unwrap(), status);
     assert!(inner.seen().iter().all(|seen| seen.body == "the body"));
@@ -38,7 +38,7 @@ async fn attempts(policy: AiutaRetry, request: Request<Full<Bytes>>, status: u16
 }
 
 /// How often, if the connection is lost each time.
-async fn attempts_without_answer(policy: AiutaRetry, request: Request<Full<Bytes>>) -> usize {
+async fn attempts_without_answer(policy: AiutaRetryPolicy, request: Request<Full<Bytes>>) -> usize {
     let inner = Recorder::with(|_| async { Err("connection reset".into()) });
     let error = send(&Retry::new(policy, inner.clone()), request).await.unwrap_err();
     assert_eq!(error.to_string(), "connection reset");
@@ -75,7 +75,7 @@ async fn retry_repeats_after_408_429_and_5xx_only() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_takes_other_numbers() {
-    let policy = || quick().reads(1).uploads(0).starts(1);
+    let policy = || quick().read_retries(1).upload_retries(0).start_retries(1);
     assert_eq!(attempts(policy(), request("GET", MODELS), 503).await, 2);
     assert_eq!(attempts(policy(), request("POST", UPLOAD), 503).await, 1);
     // An answer means that it may have been started; a lost connection is what the caller has taken the risk for.
@@ -96,7 +96,7 @@ async fn retry_waits_longer_each_time_and_not_for_everyone_the_same() {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         });
-        send(&Retry::new(AiutaRetry::new().reads(5), inner), get(MODELS)).await.unwrap();
+        send(&Retry::new(AiutaRetryPolicy::new().read_retries(5), inner), get(MODELS)).await.unwrap();
         let times = times.lock().unwrap().clone();
         let waits: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
         for (wait, base) in waits.iter().zip([1.0, 2.0, 4.0, 8.0, 8.0]) {
@@ -108,7 +108,7 @@ async fn retry_waits_longer_each_time_and_not_for_everyone_the_same() {
 }
 
 /// What is answered to a request whose first answer has these headers, and how long that took.
-async fn after(policy: AiutaRetry, headers: &'static [(&str, &str)]) -> (StatusCode, Duration) {
+async fn after(policy: AiutaRetryPolicy, headers: &'static [(&str, &str)]) -> (StatusCode, Duration) {
     let count = Arc::new(AtomicUsize::new(0));
     let inner = Recorder::with(move |_| {
         let first = count.fetch_add(1, Ordering::SeqCst) == 0;
@@ -199,7 +199,7 @@ async fn retry_outside_of_the_layer_does_not_multiply_replays() {
     let layer = jwt_at(&ManualClock::default(), Source::new());
     let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
     let stack = ServiceBuilder::new().layer(RetryLayer::new(quick())).layer(&layer).service(inner.clone());
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::UNAUTHORIZED);
     assert_eq!(inner.count(), 2, "a 401 is for the layer alone");
 }
@@ -207,7 +207,7 @@ async fn retry_outside_of_the_layer_does_not_multiply_replays() {
 #[test]
 fn retry_refuses_waits_that_make_no_sense() {
     for (min, max) in [(2, 1), (0, 0)] {
-        let error = AiutaRetry::new().backoff(secs(min), secs(max)).unwrap_err();
+        let error = AiutaRetryPolicy::new().backoff(secs(min), secs(max)).unwrap_err();
         assert_eq!(error.setting(), "backoff");
     }
 }

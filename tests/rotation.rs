@@ -78,7 +78,7 @@ async fn rotation_and_clear_take_effect_at_the_api() {
     assert_eq!(send(aiuta("issuer-1", "secret-1")).await, 400);
     signer.rotate("issuer-2", "secret-2").unwrap();
     assert_eq!(send(aiuta("issuer-1", "secret-1")).await, 400, "the old token is still in the cache");
-    layer.tokens().unwrap().clear();
+    layer.token_cache().unwrap().clear();
     assert_eq!(send(aiuta("issuer-2", "secret-2")).await, 400);
 }
 

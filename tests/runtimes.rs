@@ -12,7 +12,7 @@ use futures::{FutureExt, executor};
 use support::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuth, AuthError, AuthErrorKind, BoxError, Jwt, Tokens};
+use tower_aiuta_auth::{AiutaAuth, AuthError, AuthErrorKind, BoxError, Jwt, TokenCache};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -43,7 +43,7 @@ fn begun_on(runtime: &Runtime, service: &AiutaAuth<Recorder>, image: &str) -> Se
 
 type Getting = BoxFuture<'static, Result<Jwt, AuthError>>;
 
-fn getting(tokens: &Tokens, image: &str) -> Getting {
+fn getting(tokens: &TokenCache, image: &str) -> Getting {
     let (tokens, params) = (tokens.clone(), params(image));
     async move { tokens.get(&params).await }.boxed()
 }
@@ -90,7 +90,7 @@ async fn c4_no_task_outlives_the_last_handle() {
     callers.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
     assert_eq!(tasks(), 5, "the flights go on");
-    let tokens = layer.tokens().unwrap().clone();
+    let tokens = layer.token_cache().unwrap().clone();
     drop((layer, service));
     settle().await;
     assert_eq!(tasks(), 5, "there is a handle left");
@@ -117,7 +117,7 @@ fn c4_a_flight_whose_runtime_is_dropped_is_restarted_once_in_silence() {
         assert_eq!(first.await.unwrap(), 200, "moved here from the runtime that is gone");
     });
     assert_eq!((source.calls(), inner.count()), (2, 21));
-    assert_eq!(layer.tokens().unwrap().stats().failures, 0);
+    assert_eq!(layer.token_cache().unwrap().stats().failures, 0);
 }
 
 #[test]

@@ -263,7 +263,7 @@ async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
     assert_eq!(signed(&signer, request.clone()).await.unwrap(), expected);
     // A new token within the same second is another token.
     expected["iat"] = (now - 1).into();
-    assert_eq!(signed(&signer, request.renewed()).await.unwrap(), expected);
+    assert_eq!(signed(&signer, request.with_force_refresh()).await.unwrap(), expected);
 }
 
 /// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.

@@ -25,7 +25,7 @@ type Boxed = BoxCloneService<Req, Res, BoxError>;
 
 /// Sends a hit, a miss and a replay through a stack that contains `layer` and ends at the recorder: every way a request can take.
 async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &Refused, stack: Boxed, name: &str) {
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for image in ["image-1", "image-1", "image-2"] {
         assert_eq!(send(&stack, try_on(image)).await.unwrap(), StatusCode::OK, "{name}");
     }

@@ -17,7 +17,7 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError, Jwt, NoReplay, TokenError, Toke
 async fn revoked(source: impl TokenSource) -> (AiutaAuthLayer, Recorder) {
     let layer = jwt_at(&ManualClock::default(), source);
     let refused = Refused::default();
-    refused.add(layer.tokens().unwrap().get(&params("image-1")).await.unwrap().expose());
+    refused.add(layer.token_cache().unwrap().get(&params("image-1")).await.unwrap().expose());
     (layer, Recorder::refusing(&refused))
 }
 
@@ -31,7 +31,7 @@ async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
     let (layer, inner) = revoked(source.clone()).await;
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 2]);
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.rejected, stats.replays, stats.fetches, stats.entries), (1, 1, 2, 1));
 }
 
@@ -70,7 +70,7 @@ async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((inner.count(), source.calls()), (1, 1));
     // It is forgotten all the same.
-    assert_eq!(layer.tokens().unwrap().stats().entries, 0);
+    assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
 }
 
 #[tokio::test]
@@ -83,9 +83,9 @@ async fn e2_without_leave_the_401_comes_back_as_it_was() {
 
     let layer = jwt(Source::new()).replay_unauthorized(false).build().unwrap();
     let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
-    assert_eq!((inner.count(), layer.tokens().unwrap().stats().entries), (1, 0));
+    assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (1, 0));
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
     // Its size is known, and over the limit.
     let layer = jwt(Source::new()).body_limit(10).build().unwrap();
     let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&support::service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!(inner.count(), 1);
 }
@@ -114,7 +114,7 @@ async fn e2_a_request_without_params_and_body_is_replayed_too() {
     let layer = jwt_at(&ManualClock::default(), source);
     let empty = tower_aiuta_auth::AuthParams::new();
     let refused = Refused::default();
-    refused.add(layer.tokens().unwrap().get(&empty).await.unwrap().expose());
+    refused.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
     let inner = Recorder::refusing(&refused);
     let request = Request::delete("https://api.aiuta.com/v1/uploaded_images/7").body(Full::default()).unwrap();
     assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 200);
@@ -157,7 +157,7 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
         ),
     ] {
         let layer = jwt_at(&ManualClock::default(), second.clone());
-        layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
         let inner = refusing_everything();
         let response = service(&layer, &inner).oneshot(try_on("image-1")).await.unwrap();
         assert_eq!(response.status(), 401, "{name}");
@@ -172,12 +172,12 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
 async fn e2_a_second_401_is_returned_as_it_came() {
     let source = Source::new();
     let layer = jwt_at(&ManualClock::default(), source.clone());
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let inner = refusing_everything();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2));
     // And the second token is forgotten like the first.
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.rejected, stats.replays, stats.entries), (2, 1, 0));
 }
 
@@ -185,7 +185,7 @@ async fn e2_a_second_401_is_returned_as_it_came() {
 async fn e1_only_the_token_of_the_request_is_forgotten() {
     let source = Source::new();
     let (layer, inner) = revoked(source.clone()).await;
-    layer.tokens().unwrap().get(&params("image-2")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-2")).await.unwrap();
     send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
     assert_eq!(source.calls(), 3);
     send(&service(&layer, &inner), try_on("image-2")).await.unwrap();
@@ -196,7 +196,7 @@ async fn e1_only_the_token_of_the_request_is_forgotten() {
 async fn e1_a_late_401_leaves_the_newer_token_alone() {
     let source = Source::new();
     let layer = jwt_at(&ManualClock::default(), source.clone());
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let gate = Gate::closed();
     let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
     tokens.get(&params("image-1")).await.unwrap();
@@ -225,7 +225,7 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
         1 | 2 => StatusCode::UNAUTHORIZED,
         _ => StatusCode::OK,
     });
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     clock.advance(secs(45));
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 3]);
@@ -244,7 +244,7 @@ async fn e1_nor_may_one_that_others_still_wait_for() {
     let layer = jwt_at(&clock, source);
     let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
     let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let with_the_first = spawn();
     settle().await;
     clock.advance(secs(60));
@@ -266,7 +266,7 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
         let fetching = Gate::closed();
         let source = Source::held(&fetching, move |number| hangs && number > 1);
         let layer = jwt_at(&ManualClock::default(), source.clone());
-        layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
         let answering = Gate::closed();
         let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
         let callers: Vec<_> = (0..20)
@@ -312,7 +312,7 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
         assert_eq!(sent.load(Ordering::SeqCst), expected, "{what}");
     }
     sent.store(0, Ordering::SeqCst);
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(sent.load(Ordering::SeqCst), 2);
 }
@@ -322,10 +322,10 @@ async fn e1_a_source_that_insists_on_a_refused_token_does_not_fill_the_cache_wit
     let stubborn = Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) });
     let layer = jwt_at(&ManualClock::default(), stubborn.clone());
     let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     for _ in 0..3 {
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     }
-    assert_eq!((inner.count(), layer.tokens().unwrap().stats().entries), (3, 0));
-    let _: Jwt = layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (3, 0));
+    let _: Jwt = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
 }

@@ -174,7 +174,7 @@ async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
     // Signing is deterministic: this is what the layer's tokens will be, by their last part, as text and as bytes.
     let signature = {
         let layer = layer().build().unwrap();
-        let token = layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+        let token = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
         <[u8; 43]>::try_from(token.expose().rsplit('.').next().unwrap().as_bytes()).unwrap()
     };
     let mut bytes = [0; 32];
@@ -265,25 +265,25 @@ async fn a4_tokens_that_leave_the_cache_are_wiped() {
     let secrets = [leak("evict3d-t0ken-01234567"), leak("evict3d-2-t0ken-01234567"), leak("evict3d-3-t0ken-01234567")];
     let layer = of(&secrets).build().unwrap();
     for number in 0..3 {
-        drop(layer.tokens().unwrap().get(&image(number)).await.unwrap());
+        drop(layer.token_cache().unwrap().get(&image(number)).await.unwrap());
     }
-    assert_eq!(layer.tokens().unwrap().stats().entries, 1);
+    assert_eq!(layer.token_cache().unwrap().stats().entries, 1);
     drop(layer);
 
     let (replaced, clock) = (leak("r3placed-t0ken-01234567"), ManualClock::default());
     let layer = of(&[replaced, leak("any-t0ken-01234567")]).clock(clock.clone()).build().unwrap();
-    drop(layer.tokens().unwrap().get(&image(0)).await.unwrap());
+    drop(layer.token_cache().unwrap().get(&image(0)).await.unwrap());
     clock.advance(Duration::from_secs(600));
-    drop(layer.tokens().unwrap().get(&image(0)).await.unwrap());
-    assert_eq!(layer.tokens().unwrap().stats().fetches, 2);
+    drop(layer.token_cache().unwrap().get(&image(0)).await.unwrap());
+    assert_eq!(layer.token_cache().unwrap().stats().fetches, 2);
     drop(layer);
 
     let (cleared, invalidated) = (leak("cl3ared-t0ken-01234567"), leak("inval1d-t0ken-01234567"));
     let layer = of(&[cleared, invalidated]).build().unwrap();
-    drop(layer.tokens().unwrap().get(&image(0)).await.unwrap());
-    layer.tokens().unwrap().clear();
-    drop(layer.tokens().unwrap().get(&image(0)).await.unwrap());
-    assert!(layer.tokens().unwrap().invalidate(&image(0)));
+    drop(layer.token_cache().unwrap().get(&image(0)).await.unwrap());
+    layer.token_cache().unwrap().clear();
+    drop(layer.token_cache().unwrap().get(&image(0)).await.unwrap());
+    assert!(layer.token_cache().unwrap().invalidate(&image(0)));
     drop(layer);
 
     for secret in secrets.into_iter().chain([replaced, cleared, invalidated]) {

@@ -1,7 +1,7 @@
 //! What happened, second by second.
 
 use tokio::runtime::Handle;
-use tower_aiuta_auth::TokenStats;
+use tower_aiuta_auth::TokenCacheStats;
 
 use crate::MEMORY;
 use crate::findings::{Findings, Invariant};
@@ -11,7 +11,7 @@ use crate::world::{FLOOD_ASKS, World};
 /// All counts at one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Reading {
-    pub(crate) stats: TokenStats,
+    pub(crate) stats: TokenCacheStats,
     pub(crate) requests: u64,
     pub(crate) try_ons: u64,
     pub(crate) starts: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    pub(crate) fn take(world: &World, stats: &TokenStats, ledger: &Ledger) -> Self {
+    pub(crate) fn take(world: &World, stats: &TokenCacheStats, ledger: &Ledger) -> Self {
         let counts = &world.counts;
         Self {
             stats: *stats,
@@ -67,12 +67,14 @@ impl Reading {
         }
     }
 
-    pub(crate) fn check_bounds(&self, findings: &Findings, max_tokens: usize, max_flights: usize) {
+    pub(crate) fn check_bounds(&self, findings: &Findings, max_tokens: usize, max_concurrent_fetches: usize) {
         let tokens = self.stats.entries;
         findings.check(Invariant::Bounds, tokens <= max_tokens as u64, || format!("{tokens} tokens of {max_tokens}"));
         // A flight is over a moment before its call is dropped, if a thread is just polling that.
-        let most = max_flights + Handle::current().metrics().num_workers();
-        findings.check(Invariant::Bounds, self.open <= most, || format!("{} flights of {max_flights}", self.open));
+        let most = max_concurrent_fetches + Handle::current().metrics().num_workers();
+        findings.check(Invariant::Bounds, self.open <= most, || {
+            format!("{} flights of {max_concurrent_fetches}", self.open)
+        });
     }
 
     /// Everything that has to happen in a storm that is to prove something.

@@ -84,11 +84,11 @@ pub(crate) async fn storm(args: &Args, lasting: Duration, meter: &mut Meter) -> 
         .origins([world.origin.as_str()])
         .clock(clocks[0].clone())
         .max_tokens(MAX_TOKENS)
-        .max_flights(MAX_FLIGHTS)
+        .max_concurrent_fetches(MAX_FLIGHTS)
         .fetch_timeout(FETCH_TIMEOUT)
         .refresh_ahead(REFRESH_AHEAD)
         .build()?;
-    let tokens = layer.tokens().expect("the Jwt scheme").clone();
+    let tokens = layer.token_cache().expect("the Jwt scheme").clone();
 
     let mut people = JoinSet::new();
     let stacks = stacks(&layer, &world);

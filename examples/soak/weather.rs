@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tower_aiuta_auth::testing::{FakeAiuta, Fault};
-use tower_aiuta_auth::{BoxError, JwtSigner, Tokens};
+use tower_aiuta_auth::{BoxError, JwtSigner, TokenCache};
 
 use crate::clock::WallClock;
 use crate::rng::Rng;
@@ -15,7 +15,7 @@ use crate::world::{FLOOD_ASKS, World};
 
 pub(crate) struct Weather {
     pub(crate) world: Arc<World>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: TokenCache,
     pub(crate) signer: JwtSigner,
     pub(crate) mood: Arc<Mood>,
     /// The layer's clock, and the stand-in's.

@@ -184,10 +184,10 @@ fn detail(body: &[u8]) -> Option<String> {
     #[serde(untagged)]
     enum Detail {
         Text(String),
-        Problems(Vec<Problem>),
+        Problems(Vec<ParamsError>),
     }
     #[derive(Deserialize)]
-    struct Problem {
+    struct ParamsError {
         #[serde(default)]
         loc: Vec<serde_json::Value>,
         msg: String,
@@ -195,7 +195,7 @@ fn detail(body: &[u8]) -> Option<String> {
     let text = match serde_json::from_slice::<Body>(body).ok()?.detail {
         Detail::Text(text) => text,
         Detail::Problems(problems) => {
-            let problem = |Problem { loc, msg }| match loc.last().and_then(|field| field.as_str()) {
+            let problem = |ParamsError { loc, msg }| match loc.last().and_then(|field| field.as_str()) {
                 Some(field) if field != "body" => format!("{field}: {msg}"),
                 _ => msg,
             };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tower_aiuta_auth::testing::{Credential, FakeAiuta};
-use tower_aiuta_auth::{Jwt, JwtSigner, TokenError, TokenRequest, TokenSource, Tokens};
+use tower_aiuta_auth::{Jwt, JwtSigner, TokenCache, TokenError, TokenRequest, TokenSource};
 
 use crate::api::Order;
 use crate::client::Client;
@@ -24,7 +24,7 @@ impl TokenSource for DistantSigner {
 /// Both ends of a client: the cache of tokens here, Aiuta there.
 pub(crate) struct Demonstration<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) tokens: &'a Tokens,
+    pub(crate) tokens: &'a TokenCache,
     pub(crate) aiuta: &'a FakeAiuta,
 }
 

@@ -58,7 +58,7 @@ struct Job {
 async fn with_aiuta(job: &mut Job) -> Result<(), Failure> {
     let auth = AiutaAuthLayer::from_env()?;
     let client = Client::new(&auth, &args::configured_origin())?;
-    let scheme = if auth.tokens().is_some() { &JWT } else { &API_KEY };
+    let scheme = if auth.token_cache().is_some() { &JWT } else { &API_KEY };
 
     report::line(format_args!("Aiuta at {}", client.origin()))?;
     try_on(&client, scheme, job).await?;
@@ -83,7 +83,7 @@ async fn with_fake_aiuta(job: &mut Job) -> Result<(), Failure> {
     let order = try_on(&client, &JWT, job).await?;
 
     report::heading("What the cache of tokens is for")?;
-    let tokens = auth.tokens().ok_or_else(|| Failure::new("the Jwt scheme has no tokens"))?;
+    let tokens = auth.token_cache().ok_or_else(|| Failure::new("the Jwt scheme has no tokens"))?;
     Demonstration { client: &client, tokens, aiuta: &aiuta }.show(&order).await?;
 
     // Two stories, and 1 + 1 + 1 + 100 demonstrations: none was started twice, or the 401 counted.

@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, Refusal};
+use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, IssuerError};
 use tower_aiuta_auth_fuzz::{NOON, Noon, Pairs, body, claims, line, now, size};
 use tower_service::Service;
 
@@ -42,10 +42,10 @@ fuzz_target!(|data: &[u8]| {
         let (asked, verdict) = (Arc::clone(&asked), verdict.clone());
         move |_, params: AuthParams| {
             let result = match verdict.as_str() {
-                "401" => Err(Refusal::unauthorized()),
-                "403" => Err(Refusal::forbidden()),
-                "429" => Err(Refusal::too_many_requests(Duration::from_millis(1500))),
-                "503" => Err(Refusal::unavailable()),
+                "401" => Err(IssuerError::unauthorized()),
+                "403" => Err(IssuerError::forbidden()),
+                "429" => Err(IssuerError::too_many_requests(Duration::from_millis(1500))),
+                "503" => Err(IssuerError::unavailable()),
                 "more" => Ok(params.clone().with("user", "42").with_partition("p")),
                 "other" => Ok(AuthParams::new().with("user", "42")),
                 "iss" => Ok(params.clone().with("iss", "somebody else")),

@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     let [connect, origin_form, plaintext] = ['c', 'o', 'p'].map(|flag| flags.contains(flag));
     let origins: Vec<&str> = if origins.is_empty() { ORIGINS } else { origins }.split(' ').collect();
     let layer = AiutaAuthLayer::builder().api_key("the-key").origins(origins.iter().copied());
-    let layer = layer.trust_origin_form(origin_form).dangerous_plaintext_origins(plaintext).build();
+    let layer = layer.trust_origin_form(origin_form).danger_allow_plaintext_origins(plaintext).build();
     let Ok(layer) = layer else { return };
     // So that "nowhere" is no answer: each is trusted in the words in which it was given.
     for origin in &origins {

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     // What the cache has for other types of the same values must not be what this body gets.
     let reference = reference(bytes);
     if let Some(params) = reference.as_ref().ok().and_then(|params| params.as_ref()) {
-        let tokens = layer.tokens().expect("tokens");
+        let tokens = layer.token_cache().expect("tokens");
         let strings = params.to_strings().into_iter();
         let strings = strings.fold(AuthParams::new(), |params, (key, value)| params.with(key, value));
         for other in [strings, params.clone().with_partition("p")] {

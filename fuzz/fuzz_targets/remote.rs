@@ -1,4 +1,4 @@
-//! `RemoteIssuer`: whatever a backend answers, the token that is in the answer or one of the documented errors; and whatever is asked for,
+//! `RemoteTokenSource`: whatever a backend answers, the token that is in the answer or one of the documented errors; and whatever is asked for,
 //! the backend is asked for that.
 //!
 //! Input, a line each: flags (`g` to ask by GET, `r` after a 401, `e` for a body that breaks off), the backend's URL (none: a usual one), the
@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tower_aiuta_auth::{
-    AiutaAuthLayer, AuthErrorKind, AuthParams, Clock, Jwt, RemoteIssuer, TokenRequest, TokenSource,
+    AiutaAuthLayer, AuthErrorKind, AuthParams, Clock, Jwt, RemoteTokenSource, TokenRequest, TokenSource,
 };
 use tower_aiuta_auth_fuzz::{Noon, Pairs, line, now, send};
 use tower_service::Service;
@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(retry_after_header) = HeaderValue::from_str(retry_after) else { return };
     let backend = Backend::default();
     let url = if url.is_empty() { BACKEND } else { url };
-    let Ok(issuer) = RemoteIssuer::new(url, backend.clone()) else { return };
+    let Ok(issuer) = RemoteTokenSource::new(url, backend.clone()) else { return };
     accepted(url);
     let issuer = issuer.header("x-api-token", "hush").and_then(|issuer| issuer.partition_header("x-user"));
     let issuer = issuer.expect("two headers").method(if get { Method::GET } else { Method::POST });
@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
         *answer = (status, retry_after_header, data.to_vec(), breaks);
     }
     let request = TokenRequest::new(params.clone(), Noon.now());
-    let result = now(issuer.token(if renewed { request.renewed() } else { request }));
+    let result = now(issuer.token(if renewed { request.with_force_refresh() } else { request }));
     let asked = std::mem::take(&mut *backend.asked.lock().expect("one thread"));
     match &asked[..] {
         [request] => asked_for(request, url, get, renewed, &params),

@@ -1,23 +1,23 @@
-//! Reading params from a query, as strictly as [`body`](crate::params::body) reads them from JSON.
+//! Reading params from a query, as strictly as [`body`](crate::params::json) reads them from JSON.
 
 use crate::params::AuthParams;
-use crate::params::body::Problem;
-use crate::percent::triplet;
+use crate::params::json::ParamsError;
+use crate::params::percent::triplet;
 
 /// The params of a query as HTML forms and the SDKs write it: `name=value` joined by `&`, percent-encoded, blanks as `+` (URL standard,
 /// §5.1). All values are strings. Unlike there, what is encoded badly is refused: two readers could take it for different things.
-pub(super) fn read(query: &str, fields: &[String]) -> Result<AuthParams, Problem> {
+pub(super) fn read(query: &str, fields: &[String]) -> Result<AuthParams, ParamsError> {
     let mut params = AuthParams::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decode(name).ok_or(Problem::NotPlain)?;
+        let name = decode(name).ok_or(ParamsError::UnsupportedType)?;
         if !fields.contains(&name) {
-            return Err(Problem::Unknown);
+            return Err(ParamsError::UnknownField);
         }
         if params.get(&name).is_some() {
-            return Err(Problem::Twice);
+            return Err(ParamsError::Duplicate);
         }
-        params = params.with(name, decode(value).ok_or(Problem::NotPlain)?);
+        params = params.with(name, decode(value).ok_or(ParamsError::UnsupportedType)?);
     }
     Ok(params)
 }
@@ -58,18 +58,18 @@ mod tests {
             ("a=x+y%2Bz%20&b+c=%F0%9F%91%97", of(&[("a", "x y+z "), ("b c", "👗")])),
             ("%61=1&b%20c=2&%c3%BC=3", of(&[("a", "1"), ("b c", "2"), ("ü", "3")])),
             ("a=x,y&", of(&[("a", "x,y")])),
-            ("a=1&a=1", Err(Problem::Twice)),
-            ("a=1&%61=2", Err(Problem::Twice)),
-            ("A=1", Err(Problem::Unknown)),
-            ("=1", Err(Problem::Unknown)),
-            ("a[]=1", Err(Problem::Unknown)),
-            ("exp=9999999999", Err(Problem::Unknown)),
-            ("a=%", Err(Problem::NotPlain)),
-            ("a=%2", Err(Problem::NotPlain)),
-            ("a=%zz", Err(Problem::NotPlain)),
-            ("a=%+1", Err(Problem::NotPlain)),
-            ("a=%ff", Err(Problem::NotPlain)),
-            ("%ff=a", Err(Problem::NotPlain)),
+            ("a=1&a=1", Err(ParamsError::Duplicate)),
+            ("a=1&%61=2", Err(ParamsError::Duplicate)),
+            ("A=1", Err(ParamsError::UnknownField)),
+            ("=1", Err(ParamsError::UnknownField)),
+            ("a[]=1", Err(ParamsError::UnknownField)),
+            ("exp=9999999999", Err(ParamsError::UnknownField)),
+            ("a=%", Err(ParamsError::UnsupportedType)),
+            ("a=%2", Err(ParamsError::UnsupportedType)),
+            ("a=%zz", Err(ParamsError::UnsupportedType)),
+            ("a=%+1", Err(ParamsError::UnsupportedType)),
+            ("a=%ff", Err(ParamsError::UnsupportedType)),
+            ("%ff=a", Err(ParamsError::UnsupportedType)),
         ] {
             assert_eq!(read(query, &fields), expected, "{query}");
         }

@@ -1,8 +1,8 @@
-//! [`RemoteIssuer`]: tokens from the integrator's backend, asked as the official SDKs ask it.
+//! [`RemoteTokenSource`]: tokens from the integrator's backend, asked as the official SDKs ask it.
 
-mod answer;
 #[cfg(feature = "reqwest-middleware")]
 mod client;
+mod response;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,13 +18,13 @@ use tower_service::Service;
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::client::Client;
 use super::{TokenError, TokenRequest, TokenSource};
-use crate::body::read_limited;
-use crate::credential::secret_value;
 use crate::error::{BoxError, ConfigError};
 use crate::jwt::Jwt;
-use crate::origin;
 use crate::params::AuthParams;
-use crate::percent;
+use crate::params::percent;
+use crate::request::body::read_limited;
+use crate::request::credential::secret_value;
+use crate::request::origin;
 
 /// The longest answer that is read, in bytes. A token may have 8 KiB.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -41,12 +41,12 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// use http_body_util::Full;
 /// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// use tower::{ServiceBuilder, timeout::TimeoutLayer};
-/// use tower_aiuta_auth::{AiutaAuthLayer, RemoteIssuer};
+/// use tower_aiuta_auth::{AiutaAuthLayer, RemoteTokenSource};
 ///
 /// # let connector = hyper_util::client::legacy::connect::HttpConnector::new();
 /// let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector); // hyper-rustls's, say
 /// let backend = ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_secs(3))).service(http);
-/// let issuer = RemoteIssuer::new("https://shop.example/aiuta_jwt", backend)?
+/// let issuer = RemoteTokenSource::new("https://shop.example/aiuta_jwt", backend)?
 ///     .header("x-api-token", "what the backend knows us by")?
 ///     .partition_header("x-user")?;
 /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", issuer)?;
@@ -75,7 +75,7 @@ const MAX_ANSWER: usize = 16 * 1024;
 ///
 /// `Debug` shows neither the values of headers nor the URL's query.
 #[derive(Clone)]
-pub struct RemoteIssuer<S> {
+pub struct RemoteTokenSource<S> {
     url: Uri,
     service: S,
     method: Method,
@@ -83,7 +83,7 @@ pub struct RemoteIssuer<S> {
     partition_header: Option<HeaderName>,
 }
 
-impl<S> RemoteIssuer<S> {
+impl<S> RemoteTokenSource<S> {
     /// Asks at `url`, through `service`. A query that the URL has is kept.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl<S> RemoteIssuer<S> {
     /// # Errors
     ///
     /// [`ConfigError`] unless it is a whole `https` or `http` URL, without user info and fragment.
-    pub fn dangerous_plaintext(url: impl AsRef<str>, service: S) -> Result<Self, ConfigError> {
+    pub fn danger_allow_plaintext(url: impl AsRef<str>, service: S) -> Result<Self, ConfigError> {
         Self::at(url.as_ref(), service, true)
     }
 
@@ -127,7 +127,7 @@ impl<S> RemoteIssuer<S> {
             return Err(ConfigError::new(
                 "url",
                 "it is http to another machine, where everyone on the way could read the tokens; use https \
-                 (or `RemoteIssuer::dangerous_plaintext`, if TLS is added on this machine)",
+                 (or `RemoteTokenSource::danger_allow_plaintext`, if TLS is added on this machine)",
             ));
         }
         Ok(Self { url: uri, service, method: Method::POST, headers: HeaderMap::new(), partition_header: None })
@@ -181,7 +181,7 @@ impl<S> RemoteIssuer<S> {
         if let (Some(name), Some(partition)) = (&self.partition_header, asked.params().partition()) {
             headers.insert(name, partition_value(partition)?);
         }
-        if asked.must_be_new() {
+        if asked.force_refresh() {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
         let mut request = Request::new(Full::default());
@@ -198,7 +198,7 @@ impl<S> RemoteIssuer<S> {
     }
 }
 
-impl<S, B> TokenSource for RemoteIssuer<S>
+impl<S, B> TokenSource for RemoteTokenSource<S>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -212,9 +212,9 @@ where
         let mut service = self.service.clone();
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(TokenError::transient)?;
         let (head, body) = service.call(asked).await.map_err(TokenError::transient)?.into_parts();
-        answer::check(head.status, &head.headers, request.now())?;
-        let body = read_limited(body, MAX_ANSWER).await.map_err(answer::unreadable)?;
-        answer::token(&body)
+        response::check(head.status, &head.headers, request.now())?;
+        let body = read_limited(body, MAX_ANSWER).await.map_err(response::unreadable)?;
+        response::token(&body)
     }
 }
 
@@ -254,10 +254,10 @@ fn with_query(url: &Uri, params: &AuthParams) -> Result<Uri, TokenError> {
     Uri::from_parts(parts).map_err(TokenError::new)
 }
 
-impl<S> fmt::Debug for RemoteIssuer<S> {
+impl<S> fmt::Debug for RemoteTokenSource<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = self.url.authority().map_or("", |authority| authority.as_str());
-        f.debug_struct("RemoteIssuer")
+        f.debug_struct("RemoteTokenSource")
             .field(
                 "url",
                 &format_args!("{}://{authority}{}", self.url.scheme_str().unwrap_or_default(), self.url.path()),

@@ -16,10 +16,10 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use zeroize::Zeroizing;
 
 use super::{TokenError, TokenRequest, TokenSource};
-use crate::credential::check_secret;
 use crate::error::ConfigError;
 use crate::jwt::{Jwt, SCHEME};
 use crate::params::{AuthParams, REGISTERED_CLAIMS};
+use crate::request::credential::check_secret;
 
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
@@ -47,7 +47,7 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// [`TokenRequest::now`].
 ///
 /// HS256 is deterministic: the same params in the same second make the same token. When the last one was refused
-/// ([`TokenRequest::must_be_new`]), `iat` is set back by one second more, so that the new token is a different one.
+/// ([`TokenRequest::force_refresh`]), `iat` is set back by one second more, so that the new token is a different one.
 #[derive(Clone)]
 pub struct JwtSigner {
     /// Shared by all clones.
@@ -102,7 +102,7 @@ impl JwtSigner {
 
     /// Changes the issuer id and secret: this signer and all its clones use them from the next token on.
     ///
-    /// Tokens that the old secret has signed stay in caches until they are forgotten: call [`Tokens::clear`](crate::Tokens::clear) afterwards, as
+    /// Tokens that the old secret has signed stay in caches until they are forgotten: call [`TokenCache::clear`](crate::TokenCache::clear) afterwards, as
     /// [`AiutaAuthLayer::set_api_key`](crate::AiutaAuthLayer::set_api_key) shows. No request waits for the change.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl JwtSigner {
 
     fn sign(&self, request: &TokenRequest) -> Result<Jwt, TokenError> {
         let now = request.now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let earlier = self.backdate.as_secs().saturating_add(u64::from(request.must_be_new()));
+        let earlier = self.backdate.as_secs().saturating_add(u64::from(request.force_refresh()));
         let issuer = self.issuer.load();
         let claims = Claims {
             iss: &issuer.id,

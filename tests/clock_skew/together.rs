@@ -7,7 +7,7 @@ async fn h1_what_was_fetched_by_the_wrong_clock_is_not_used() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
         let pair = Pair::off_by(seconds);
         let (image, other) = (pair.upload().await, pair.upload().await);
-        pair.layer.tokens().unwrap().get(&params(&other)).await.unwrap();
+        pair.layer.token_cache().unwrap().get(&params(&other)).await.unwrap();
         assert_eq!(pair.start(&image).await, [401, 200]);
         assert_eq!(pair.start(&other).await, [200], "its token was in the cache");
         assert_eq!(pair.source.calls(), 4);
@@ -65,7 +65,7 @@ async fn h1_a_fetch_under_way_goes_on_and_is_not_late() {
     assert_eq!(pair.start(&quick).await, [401, 200]);
     let second = tokio::spawn(pair.service().oneshot(try_on(&slow)));
     settle().await;
-    let stats = pair.layer.tokens().unwrap().stats();
+    let stats = pair.layer.token_cache().unwrap().stats();
     assert_eq!((pair.source.calls(), stats.coalesced, stats.failures), (3, 1, 0), "ten minutes later it is not");
     // What it brings was made by the wrong clock: refused, and replaced once for both.
     gate.open(1);
@@ -86,7 +86,7 @@ async fn h1_a_pause_that_the_source_asked_for_is_no_shorter() {
         }
     });
     let layer = jwt_at(&clock, source);
-    layer.tokens().unwrap().get(&params("image-1")).await.unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let inner = answering(401, &[("date", &date(&off_by(10 * MINUTES, &clock)))]);
     let service = service(&layer, &inner);
     assert_eq!(kind(send(&service, try_on("image-2")).await), AuthErrorKind::TokenSource);

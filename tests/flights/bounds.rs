@@ -23,7 +23,7 @@ async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
     tokio::time::sleep(std::time::Duration::from_millis(21)).await;
     assert_eq!(inner.count(), 0);
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
-    let stats = layer.tokens().unwrap().stats();
+    let stats = layer.token_cache().unwrap().stats();
     assert_eq!((source.calls(), stats.hits, stats.misses), (1, 1, 20), "the twenty-first is a hit");
 }
 
@@ -31,7 +31,7 @@ async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
 async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
     for max in [1, 7, 33, 100, 1000] {
         let layer = jwt(Source::new()).max_tokens(max).build().unwrap();
-        let tokens = layer.tokens().unwrap();
+        let tokens = layer.token_cache().unwrap();
         for key in 0..5 * max {
             tokens.get(&params(&format!("image-{key}"))).await.unwrap();
             let entries = usize::try_from(tokens.stats().entries).unwrap();
@@ -45,8 +45,8 @@ async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
 async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
     let gate = Gate::closed();
     let source = stepwise(std::slice::from_ref(&gate));
-    let layer = jwt(source.clone()).max_tokens(8).max_flights(8).build().unwrap();
-    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let layer = jwt(source.clone()).max_tokens(8).max_concurrent_fetches(8).build().unwrap();
+    let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let awaited = callers(&service(&layer, &inner), "image-1", 3).await;
     for key in 0..2000 {
         tokens.get(&params(&format!("other-{key}"))).await.unwrap();
@@ -62,8 +62,8 @@ async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
 async fn c5_over_max_flights_only_misses_are_overloaded() {
     let gate = Gate::closed();
     let source = stepwise(&[opened(), gate.clone(), gate.clone()]);
-    let layer = jwt(source.clone()).max_flights(2).build().unwrap();
-    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let layer = jwt(source.clone()).max_concurrent_fetches(2).build().unwrap();
+    let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
     send(&service, try_on("cached")).await.unwrap();
     let mut awaited = callers(&service, "image-1", 2).await;
@@ -95,8 +95,8 @@ async fn c5_however_a_flight_ends_there_is_room_again() {
         }
         Ok(numbered(call, &request, secs(60)))
     });
-    let layer = jwt(source.clone()).max_flights(1).build().unwrap();
-    let (tokens, inner) = (layer.tokens().unwrap(), Recorder::new());
+    let layer = jwt(source.clone()).max_concurrent_fetches(1).build().unwrap();
+    let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
     for round in 0..3 {
         for end in 0..4 {
@@ -131,7 +131,7 @@ async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another()
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
     }
     assert_eq!(start.elapsed().as_secs(), 7, "the flight's time, not each caller's");
-    assert_eq!((source.calls(), inner.count(), layer.tokens().unwrap().stats().failures), (1, 0, 1));
+    assert_eq!((source.calls(), inner.count(), layer.token_cache().unwrap().stats().failures), (1, 0, 1));
 
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     assert_eq!((source.calls(), numbers(&inner)), (2, vec![2]));
@@ -143,6 +143,6 @@ async fn c6_a_flight_that_nobody_awaits_ends_in_time_too() {
     let caller = caller(&service(&layer, &Recorder::new()), "image-1").await;
     caller.abort();
     tokio::time::sleep(secs(11)).await;
-    assert_eq!(layer.tokens().unwrap().stats().failures, 1);
+    assert_eq!(layer.token_cache().unwrap().stats().failures, 1);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }

@@ -17,7 +17,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
-use tower_aiuta_auth::{Clock, Tokens};
+use tower_aiuta_auth::{Clock, TokenCache};
 
 use super::*;
 
@@ -61,7 +61,7 @@ async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
     for caller in slow {
         assert_eq!(caller.await.unwrap(), 200);
     }
-    assert_eq!(layer.tokens().unwrap().stats().hits, 2);
+    assert_eq!(layer.token_cache().unwrap().stats().hits, 2);
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn c2_a_replay_that_waits_for_its_token_holds_no_permit() {
         Source::with(move |call, request| {
             let gate = gate.clone();
             async move {
-                if request.must_be_new() {
+                if request.force_refresh() {
                     gate.pass().await;
                 }
                 Ok(numbered(call, &request, secs(60)))
@@ -207,7 +207,7 @@ async fn c2_a_replay_drops_the_first_response_before_it_needs_the_permit() {
 
 /// Somebody's code, which the layer calls: it uses the cache.
 #[derive(Clone, Default)]
-struct Nosy(Arc<(OnceLock<Tokens>, AtomicBool, std::sync::atomic::AtomicUsize)>);
+struct Nosy(Arc<(OnceLock<TokenCache>, AtomicBool, std::sync::atomic::AtomicUsize)>);
 
 impl Nosy {
     fn look(&self) {
@@ -283,7 +283,7 @@ fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
         })
     };
     let layer = jwt(asked).clock(clock.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for nosy in [&source, &clock, &waker] {
         assert!(nosy.0.0.set(tokens.clone()).is_ok());
     }

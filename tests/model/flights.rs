@@ -1,11 +1,11 @@
-//! Flights: joined, ended in every way, left by those who await them, forgotten and late (rules C1, C3 to C6, G1).
+//! InFlight: joined, ended in every way, left by those who await them, forgotten and late (rules C1, C3 to C6, G1).
 
 use super::explore;
 use super::world::*;
 use crate::error::AuthErrorKind::{FetchTimeout, Overloaded, TokenSource};
 
 /// Everywhere where a flight is driven without anybody's deadline.
-const DRIVEN: [Option<crate::tokens::model::runtime::Abilities>; 4] = [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS];
+const DRIVEN: [Option<crate::cache::model::runtime::Abilities>; 4] = [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS];
 
 fn everywhere(scenario: impl Fn(Settings) + Clone + Send + Sync + 'static) {
     for home in DRIVEN {
@@ -180,7 +180,8 @@ fn c6_where_no_timer_is_an_arrival_ends_it() {
 fn c5_a_flight_that_is_awaited_stays_and_one_that_is_abandoned_makes_room() {
     for home in DRIVEN {
         explore(move || {
-            let world = World::new(Settings { max_flights: 1, ..Settings::on(home) }, |_| (Wait::Gate, End::Token));
+            let world =
+                World::new(Settings { max_concurrent_fetches: 1, ..Settings::on(home) }, |_| (Wait::Gate, End::Token));
             let awaits = world.callers(1, 0);
             let leaves = world.spawn(|world| world.try_get(1, 2));
             let other = world.spawn(|world| world.get(2));

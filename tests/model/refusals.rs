@@ -3,7 +3,7 @@
 use super::explore;
 use super::world::*;
 
-const HOMES: [Option<crate::tokens::model::runtime::Abilities>; 3] = [NOWHERE, TOKIO, STANDING_TIMERLESS];
+const HOMES: [Option<crate::cache::model::runtime::Abilities>; 3] = [NOWHERE, TOKIO, STANDING_TIMERLESS];
 
 #[test]
 fn e4_requests_in_flight_with_a_revoked_token_cause_one_fetch() {

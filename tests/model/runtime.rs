@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use shuttle::thread::JoinHandle;
 
+use crate::cache::fetch::Fetch;
+use crate::cache::lock;
+use crate::cache::state::Inner;
+use crate::cache::wait::Task;
 use crate::clock::Clock;
 use crate::sync::Mutex;
-use crate::tokens::flight::Flight;
-use crate::tokens::inner::Inner;
-use crate::tokens::lock;
-use crate::tokens::waiter::Task;
 
 /// The time of the clock and of the timers.
 #[derive(Clone)]
@@ -152,7 +152,7 @@ impl Runtime {
 }
 
 /// In place of tokio's `spawn`.
-pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Flight>) {
+pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Fetch>) {
     if let Some(runtime) = Runtime::here() {
         runtime.spawn(Task::new(inner, flight));
     }

@@ -70,8 +70,8 @@ fn storm(settings: Settings, with_hangs: bool) {
 #[test]
 fn c4_whatever_happens_everyone_ends_and_nothing_is_left() {
     for home in [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS] {
-        for (max_tokens, max_flights) in [(100, 100), (1, 1)] {
-            explore(move || storm(Settings { home, max_tokens, max_flights }, false));
+        for (max_tokens, max_concurrent_fetches) in [(100, 100), (1, 1)] {
+            explore(move || storm(Settings { home, max_tokens, max_concurrent_fetches }, false));
         }
     }
 }
@@ -79,6 +79,6 @@ fn c4_whatever_happens_everyone_ends_and_nothing_is_left() {
 #[test]
 fn c4_nor_do_sources_that_hang_change_that() {
     for home in [NOWHERE, TOKIO, TIMERLESS, STANDING] {
-        explore(move || storm(Settings { max_flights: 2, ..Settings::on(home) }, true));
+        explore(move || storm(Settings { max_concurrent_fetches: 2, ..Settings::on(home) }, true));
     }
 }

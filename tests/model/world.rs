@@ -10,13 +10,13 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread::{self, JoinHandle};
 
 use super::runtime::{Abilities, Gate, Impatient, Runtime, Time};
-use crate::error::AuthErrorKind;
+use crate::cache::fetch::FetchCounter;
+use crate::cache::state::Inner;
+use crate::cache::{CacheConfig, ExpiryPolicy, TokenCache};
+use crate::error::{AuthErrorKind, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
-use crate::source::{BoxTokenSource, TokenError, TokenRequest, TokenSource};
-use crate::tokens::flight::Air;
-use crate::tokens::inner::Inner;
-use crate::tokens::{Freshness, Tokens, TokensConfig};
+use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
 /// Where callers are.
 pub(super) const NOWHERE: Option<Abilities> = None;
@@ -56,12 +56,12 @@ pub(super) enum End {
 pub(super) struct Settings {
     pub(super) home: Option<Abilities>,
     pub(super) max_tokens: usize,
-    pub(super) max_flights: usize,
+    pub(super) max_concurrent_fetches: usize,
 }
 
 impl Settings {
     pub(super) fn on(home: Option<Abilities>) -> Self {
-        Self { home, max_tokens: 100, max_flights: 100 }
+        Self { home, max_tokens: 100, max_concurrent_fetches: 100 }
     }
 }
 
@@ -165,7 +165,7 @@ pub(super) type Got = Result<Number, AuthErrorKind>;
 
 #[derive(Clone)]
 pub(super) struct World {
-    pub(super) tokens: Tokens,
+    pub(super) tokens: TokenCache,
     pub(super) time: Time,
     runtime: Option<Arc<Runtime>>,
     gate: Arc<Gate>,
@@ -176,13 +176,13 @@ impl World {
     pub(super) fn new(settings: Settings, plan: impl Fn(Number) -> (Wait, End) + Send + Sync + 'static) -> Self {
         let (book, gate) = (Arc::<Mutex<Book>>::default(), Arc::<Gate>::default());
         let time = Time::new();
-        let tokens = Tokens::new(TokensConfig {
+        let tokens = TokenCache::new(CacheConfig {
             source: BoxTokenSource::new(Source { book: Arc::clone(&book), gate: Arc::clone(&gate), plan }),
             clock: Arc::new(time.clone()),
-            freshness: Freshness { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) },
+            freshness: ExpiryPolicy { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) },
             fetch_timeout: Duration::from_secs(FETCH_TIMEOUT),
             max_tokens: settings.max_tokens,
-            max_flights: settings.max_flights,
+            max_concurrent_fetches: settings.max_concurrent_fetches,
         });
         let runtime = settings.home.map(|abilities| Runtime::new(time.clone(), abilities));
         let world = Self { tokens, time, runtime, gate, book };
@@ -323,7 +323,8 @@ impl World {
     /// source that keeps a waker keeps the flight's memory.
     pub(super) fn end_beside(self, beside: impl FnOnce()) {
         let Self { tokens, runtime, book, .. } = self;
-        let (air, inner): (Arc<Air>, Weak<Inner>) = (Arc::clone(&tokens.inner.air), Arc::downgrade(&tokens.inner));
+        let (air, inner): (Arc<FetchCounter>, Weak<Inner>) =
+            (Arc::clone(&tokens.inner.air), Arc::downgrade(&tokens.inner));
         drop(tokens);
         beside();
         if let Some(runtime) = runtime {

@@ -86,7 +86,7 @@ pub struct Model {
     pub on_runtime: bool,
     /// In the last quarter of a token's life.
     pub refreshes: bool,
-    pub max_flights: usize,
+    pub max_concurrent_fetches: usize,
     pub wrong: Vec<String>,
     keys: Vec<Key>,
     calls: Vec<CallState>,
@@ -106,13 +106,13 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(now: i64, on_runtime: bool, refreshes: bool, max_flights: usize) -> Self {
+    pub fn new(now: i64, on_runtime: bool, refreshes: bool, max_concurrent_fetches: usize) -> Self {
         Self {
             now,
             passed: 0,
             on_runtime,
             refreshes,
-            max_flights,
+            max_concurrent_fetches,
             wrong: Vec::new(),
             keys: vec![Key::default(); KEYS],
             calls: Vec::new(),
@@ -211,7 +211,7 @@ impl Model {
             (None, None) => Expected::Unknown,
         };
         self.asking = Some(id);
-        self.was_full = self.in_the_air() >= self.max_flights;
+        self.was_full = self.in_the_air() >= self.max_concurrent_fetches;
         self.called = false;
     }
 
@@ -219,7 +219,7 @@ impl Model {
     pub fn asked(&mut self) {
         let Some(id) = self.asking.take() else { return };
         let key = self.requests[id].key;
-        let (paused, full) = (self.paused(key), self.in_the_air() >= self.max_flights);
+        let (paused, full) = (self.paused(key), self.in_the_air() >= self.max_concurrent_fetches);
         match self.requests[id].expected {
             Expected::Unknown if paused => {
                 self.requests[id].expected = Expected::Nothing(AuthErrorKind::TokenSource);
@@ -246,7 +246,7 @@ impl Model {
     // What the source sees.
 
     /// A call of the source begins. Answers its number, and for which request it is; whether for its replay.
-    pub fn called(&mut self, key: usize, must_be_new: bool) -> (Call, RequestId, bool) {
+    pub fn called(&mut self, key: usize, force_refresh: bool) -> (Call, RequestId, bool) {
         let call = self.calls.len();
         self.called = true;
         let asking = self.asking.filter(|id| self.requests[*id].key == key);
@@ -256,11 +256,13 @@ impl Model {
             self.check(late, || format!("c1: call {call} beside call {other}, which is on its way"));
         }
         let others = (0..call).filter(|other| self.calls[*other].outcome.is_none() && !self.late(*other)).count();
-        self.check(others < self.max_flights, || format!("c5: call {call} beside {others} others"));
+        self.check(others < self.max_concurrent_fetches, || format!("c5: call {call} beside {others} others"));
         let paused = self.paused(key);
         self.check(!paused, || format!("g2: call {call} in a pause"));
         let replaces = self.keys[key].refused;
-        self.check(must_be_new == replaces.is_some(), || format!("d5: call {call}: must_be_new is {must_be_new}"));
+        self.check(force_refresh == replaces.is_some(), || {
+            format!("d5: call {call}: force_refresh is {force_refresh}")
+        });
         let good = self.good(key).cloned();
         if let Some(good) = &good {
             let due = self.due(good).is_some_and(|(may_be, _)| self.now >= may_be);

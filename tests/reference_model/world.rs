@@ -80,7 +80,7 @@ impl Drop for Running {
 impl TokenSource for Source {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
         let key = key_of(request.params());
-        let (call, asking, replay) = lock(&self.model).called(key, request.must_be_new());
+        let (call, asking, replay) = lock(&self.model).called(key, request.force_refresh());
         let Plan { wait, end } = lock(&self.plans)[asking][usize::from(replay)].clone();
         let mut running = Running(Arc::clone(&self.model), Some(call));
         match wait {
@@ -241,14 +241,14 @@ async fn drive(case: &Case) -> (Vec<String>, [u64; 7]) {
 impl World {
     fn new(case: &Case) -> Self {
         let clock = ManualClock::default();
-        let model = Model::new(millis(clock.now()), case.on_runtime, case.refreshes, case.max_flights);
+        let model = Model::new(millis(clock.now()), case.on_runtime, case.refreshes, case.max_concurrent_fetches);
         let model = Arc::new(Mutex::new(model));
         let (plans, calls, answers) = (Plans::default(), Gates::default(), Gates::default());
         let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), plans: Arc::clone(&plans) };
         let layer = support::jwt(source)
             .clock(clock.clone())
             .refresh_ahead(if case.refreshes { 0.25 } else { 0.0 })
-            .max_flights(case.max_flights)
+            .max_concurrent_fetches(case.max_concurrent_fetches)
             .build()
             .unwrap();
         let wire = Wire { model: Arc::clone(&model), held: Arc::clone(&answers), ready: false };
@@ -272,11 +272,11 @@ impl World {
             Op::Cancel(_) => {}
             Op::Invalidate(key) => {
                 lock(&self.model).invalidated(key);
-                self.layer.tokens().unwrap().invalidate(&params(key));
+                self.layer.token_cache().unwrap().invalidate(&params(key));
             }
             Op::Clear => {
                 (0..KEYS).for_each(|key| lock(&self.model).invalidated(key));
-                self.layer.tokens().unwrap().clear();
+                self.layer.token_cache().unwrap().clear();
             }
             Op::Pass(seconds) => {
                 let by = secs(seconds.unsigned_abs());
@@ -361,7 +361,7 @@ impl World {
             self.settle().await;
         }
         self.settle().await;
-        let stats = self.layer.tokens().unwrap().stats();
+        let stats = self.layer.token_cache().unwrap().stats();
         let Self { model, layer, service, open, .. } = self;
         {
             let mut model = lock(&model);

@@ -108,8 +108,8 @@ async fn a3_reqwest_access_in_the_extensions_wins() {
     let server = Server::of(&aiuta).await;
     let client = client(&jwt(Source::new()).origins([server.origin()]).build().unwrap());
     for (access, expected) in [
-        (Access::Secured, ["authorization"].as_slice()),
-        (Access::Identified, &["x-user-id"]),
+        (Access::Jwt, ["authorization"].as_slice()),
+        (Access::SubscriptionId, &["x-user-id"]),
         (Access::Anonymous, &[]),
     ] {
         client.get(format!("{}/healthz", server.origin())).with_extension(access).send().await.unwrap();
@@ -142,7 +142,7 @@ async fn e2_reqwest_replays_once_after_a_revocation() {
         )
     };
     assert_eq!(but_the_token(0), but_the_token(1));
-    assert_eq!((aiuta.operations_started(), layer.tokens().unwrap().stats().replays), (2, 1));
+    assert_eq!((aiuta.operations_started(), layer.token_cache().unwrap().stats().replays), (2, 1));
 }
 
 #[tokio::test]
@@ -150,11 +150,11 @@ async fn e2_reqwest_is_told_not_to_replay_by_an_extension() {
     let aiuta = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
     let server = Server::of(&aiuta).await;
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
-    layer.tokens().unwrap().get(&AuthParams::new()).await.unwrap();
+    layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
     let delete = || client(&layer).request(Method::DELETE, format!("{}/v1/uploaded_images/1", server.origin()));
     assert_eq!(delete().with_extension(NoReplay).send().await.unwrap().status(), 401);
     assert_eq!(aiuta.count(), 1);
-    layer.tokens().unwrap().get(&AuthParams::new()).await.unwrap();
+    layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
     assert_eq!(delete().send().await.unwrap().status(), 401);
     assert_eq!(aiuta.count(), 3);
 }

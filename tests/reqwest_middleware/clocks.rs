@@ -29,7 +29,7 @@ async fn h1_reqwest_finds_out_that_the_clock_is_wrong() {
         // There is no such image: the credential was right.
         assert_eq!((response.status().as_u16(), aiuta.requests().len()), (400, sent));
     }
-    assert_eq!(layer.tokens().unwrap().stats().clock_offset, -600);
+    assert_eq!(layer.token_cache().unwrap().stats().clock_offset, -600);
 }
 
 #[tokio::test]
@@ -49,6 +49,6 @@ async fn h1_reqwest_does_not_believe_a_host_that_it_was_redirected_to() {
         let response = start.send().await.unwrap();
         assert_eq!(response.status(), 401);
         assert!(response.headers().get(LOCATION).is_none() && response.headers().contains_key("date"));
-        assert_eq!((refusing.count(), layer.tokens().unwrap().stats().clock_offset), (count, offset));
+        assert_eq!((refusing.count(), layer.token_cache().unwrap().stats().clock_offset), (count, offset));
     }
 }

@@ -75,7 +75,7 @@ async fn a1_reqwest_nothing_of_a_request_is_lost_but_old_credentials() {
 
             let mut seen = spy.only();
             assert_eq!(parts(&seen), parts(&original));
-            let credential = if layer.tokens().is_some() { "authorization" } else { "x-api-key" };
+            let credential = if layer.token_cache().is_some() { "authorization" } else { "x-api-key" };
             assert_ne!(seen.headers_mut().remove(credential).expect("no credential"), "the caller's");
             assert_eq!(seen.headers(), original.headers());
         }
@@ -114,7 +114,7 @@ async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
     let spy = Spy::answering(|_| http::Response::builder().status(401).body("").unwrap().into());
     let client = ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).with(spy.clone()).build();
     for body in [None, Some("a body")] {
-        layer.tokens().unwrap().get(&AuthParams::new()).await.unwrap();
+        layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
         client.execute(request(Method::DELETE, URL, body)).await.unwrap();
         let seen = std::mem::take(&mut *spy.requests.lock().unwrap());
         assert_eq!(seen.len(), 2);

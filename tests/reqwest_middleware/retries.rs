@@ -33,7 +33,7 @@ fn order(spy: &Spy, outer: impl Middleware, inner: impl Middleware) -> ClientWit
 }
 
 /// Answers 503 twice, and forgets all tokens each time.
-fn unavailable_twice(tokens: tower_aiuta_auth::Tokens) -> Spy {
+fn unavailable_twice(tokens: tower_aiuta_auth::TokenCache) -> Spy {
     let left = Mutex::new(2);
     Spy::answering(move |_| {
         let mut left = left.lock().unwrap();
@@ -47,7 +47,7 @@ fn unavailable_twice(tokens: tower_aiuta_auth::Tokens) -> Spy {
 #[tokio::test]
 async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
     let layer = jwt(Source::new()).build().unwrap();
-    let spy = unavailable_twice(layer.tokens().unwrap().clone());
+    let spy = unavailable_twice(layer.token_cache().unwrap().clone());
     let client = order(&spy, retry(), layer.into_middleware());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
@@ -58,7 +58,7 @@ async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
 #[tokio::test]
 async fn f2_reqwest_retry_inside_every_attempt_carries_the_same_token() {
     let layer = jwt(Source::new()).build().unwrap();
-    let spy = unavailable_twice(layer.tokens().unwrap().clone());
+    let spy = unavailable_twice(layer.token_cache().unwrap().clone());
     let client = order(&spy, layer.into_middleware(), retry());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
@@ -84,7 +84,7 @@ async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
         // Cut off, unavailable, refused, and then as it should be.
         let statuses: Vec<_> = aiuta.requests().iter().map(|request| request.status).collect();
         assert_eq!(statuses, [None, Some(503), Some(401), Some(400)], "outside: {outside}");
-        assert_eq!(layer.tokens().unwrap().stats().replays, 1);
+        assert_eq!(layer.token_cache().unwrap().stats().replays, 1);
     }
 }
 

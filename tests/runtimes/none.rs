@@ -39,7 +39,7 @@ fn c1_callers_share_one_flight_that_they_drive() {
 #[derive(Clone, Default)]
 struct SlowClock {
     time: ManualClock,
-    meanwhile: Arc<Mutex<Option<Tokens>>>,
+    meanwhile: Arc<Mutex<Option<TokenCache>>>,
 }
 
 impl Clock for SlowClock {
@@ -58,7 +58,7 @@ impl Clock for SlowClock {
 fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
     let (clock, source) = (SlowClock::default(), Source::new());
     let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for round in 1..=2 {
         *clock.meanwhile.lock().unwrap() = Some(tokens.clone());
         poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
@@ -72,7 +72,7 @@ fn c3_the_next_caller_goes_on_with_the_same_call() {
     let gate = Gate::closed();
     let source = Source::behind(&gate);
     let layer = jwt(source.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for _ in 0..20 {
         assert!(poll(&mut getting(tokens, "image-1")).is_none());
     }
@@ -95,9 +95,9 @@ fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
         })
     };
     let layer = jwt(source).build().unwrap();
-    let mut waiting = getting(layer.tokens().unwrap(), "image-1");
+    let mut waiting = getting(layer.token_cache().unwrap(), "image-1");
     for image in ["image-1", "image-2"] {
-        assert!(poll(&mut getting(layer.tokens().unwrap(), image)).is_none());
+        assert!(poll(&mut getting(layer.token_cache().unwrap(), image)).is_none());
     }
     assert!(poll(&mut waiting).is_none());
     drop(layer);
@@ -110,8 +110,8 @@ fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
 fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
     let gate = Gate::closed();
     let source = Source::behind(&gate);
-    let layer = jwt(source.clone()).max_flights(3).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let layer = jwt(source.clone()).max_concurrent_fetches(3).build().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let mut awaited = getting(tokens, "awaited");
     assert!(poll(&mut awaited).is_none());
     for image in 0..50 {
@@ -131,8 +131,8 @@ fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
 #[test]
 fn c5_late_flights_make_room() {
     let clock = ManualClock::default();
-    let layer = jwt(Source::behind(&Gate::closed())).clock(clock.clone()).max_flights(1).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let layer = jwt(Source::behind(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let mut late = getting(tokens, "image-1");
     assert!(poll(&mut late).is_none());
     let refused = poll(&mut getting(tokens, "image-2")).unwrap();
@@ -148,7 +148,7 @@ fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
     let source = Source::behind(&Gate::closed());
     let layer = jwt_at(&clock, source.clone());
     let inner = Recorder::new();
-    let (tokens, service) = (layer.tokens().unwrap(), service(&layer, &inner));
+    let (tokens, service) = (layer.token_cache().unwrap(), service(&layer, &inner));
     let mut polled = send(&service, try_on("image-1")).boxed();
     let (mut woken, wakes) = (getting(tokens, "image-1"), Arc::new(Wakes::default()));
     let waker = Waker::from(Arc::clone(&wakes));
@@ -202,7 +202,7 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
             }
         })
     };
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
     clock.advance(secs(50));
 
@@ -234,7 +234,7 @@ fn d3_the_next_refresh_waits_after_one_that_was_late() {
         Ok(numbered(call, &request, secs(600)))
     });
     let layer = jwt_at(&clock, source.clone());
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let calls_after = |seconds| {
         clock.advance(secs(seconds));
         assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).expect("it waits for a refresh")), 1);

@@ -41,7 +41,7 @@ fn c3_when_the_one_who_drives_leaves_another_goes_on() {
     let gate = Gate::closed();
     let source = Source::behind(&gate);
     let layer = jwt(source.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for woken_first in [false, true] {
         let image = format!("image-{woken_first}");
         let (mut first, mut second) = (getting(tokens, &image), getting(tokens, &image));
@@ -90,7 +90,7 @@ fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
         })
     };
     let layer = jwt(source.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     let mut first = getting(tokens, "image-1");
     *other.lock().unwrap() = Some(getting(tokens, "image-1"));
     assert!(poll(&mut first).is_none());
@@ -117,7 +117,7 @@ fn c3_no_wake_up_is_lost_among_threads() {
         }
     });
     let layer = jwt(source.clone()).build().unwrap();
-    let tokens = layer.tokens().unwrap().clone();
+    let tokens = layer.token_cache().unwrap().clone();
     let answering = std::thread::spawn(move || {
         while let Some(answer) = executor::block_on(asking.next()) {
             let _ = answer.send(());
@@ -147,7 +147,7 @@ fn c3_no_wake_up_is_lost_among_threads() {
 fn c2_a_waker_may_drop_another_caller_of_the_same_flight() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
     let layer = jwt_at(&clock, Source::behind(&gate));
-    let tokens = layer.tokens().unwrap();
+    let tokens = layer.token_cache().unwrap();
     for in_time in [true, false] {
         let image = format!("image-{in_time}");
         let [mut first, mut other, mut last] = std::array::from_fn(|_| getting(tokens, &image));

@@ -1,4 +1,4 @@
-//! [`Client`]: reqwest as the service beneath a [`RemoteIssuer`](super::RemoteIssuer) that only the environment has described.
+//! [`Client`]: reqwest as the service beneath a [`RemoteTokenSource`](super::RemoteTokenSource) that only the environment has described.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -131,7 +131,7 @@ fn main() {
     assert_eq!(*inner.0.lock().expect("no panic"), [bearer(1), bearer(1), bearer(2), "id".to_owned()]);
 
     // A token by hand.
-    let tokens = layer.tokens().expect("the Jwt scheme");
+    let tokens = layer.token_cache().expect("the Jwt scheme");
     let jwt = block_on(pin!(tokens.get(&AuthParams::new()))).expect("a token");
     assert_eq!(jwt.expose(), token(3));
     println!("bare: ok, {:?}", tokens.stats());

@@ -42,7 +42,7 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
 async fn warm() -> Result<AiutaAuthLayer, BoxError> {
     let layer = AiutaAuthLayer::jwt(ID, signer().lifetime(std::time::Duration::from_secs(3600)))?;
     for number in 0..KEYS {
-        layer.tokens().expect("the Jwt scheme").get(&params(number)).await?;
+        layer.token_cache().expect("the Jwt scheme").get(&params(number)).await?;
     }
     Ok(layer)
 }

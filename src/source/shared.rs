@@ -1,0 +1,65 @@
+//! [`BoxTokenSource`]: a source behind one shared pointer, its type erased.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::{TokenRequest, TokenSource};
+use crate::error::TokenError;
+use crate::jwt::Jwt;
+
+/// A [`TokenSource`] of any type: for a source chosen at run time.
+///
+/// ```
+/// use tower_aiuta_auth::{BoxTokenSource, source_fn};
+///
+/// fn source(dry_run: bool) -> BoxTokenSource {
+///     if dry_run {
+///         BoxTokenSource::new(source_fn(|_| async { Err::<String, _>("dry run: no token") }))
+///     } else {
+///         BoxTokenSource::new(source_fn(|params| async move { fetch(params).await }))
+///     }
+/// }
+/// # async fn fetch(_: tower_aiuta_auth::AuthParams) -> Result<String, std::io::Error> { unimplemented!() }
+/// ```
+#[derive(Clone)]
+pub struct BoxTokenSource(Arc<dyn ErasedSource>);
+
+impl BoxTokenSource {
+    /// Wraps a source.
+    pub fn new(source: impl TokenSource) -> Self {
+        Self(Arc::new(source))
+    }
+
+    /// A call of the source that keeps it alive itself. Nothing of the source runs before the first poll.
+    pub(crate) fn call(&self, request: TokenRequest) -> SourceCall {
+        Arc::clone(&self.0).call(request)
+    }
+}
+
+impl TokenSource for BoxTokenSource {
+    fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
+        self.call(request)
+    }
+}
+
+impl fmt::Debug for BoxTokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxTokenSource").finish_non_exhaustive()
+    }
+}
+
+/// A running call of a source.
+pub(crate) type SourceCall = Pin<Box<dyn Future<Output = Result<Jwt, TokenError>> + Send>>;
+
+/// [`TokenSource`], but object safe.
+trait ErasedSource: Send + Sync {
+    fn call(self: Arc<Self>, request: TokenRequest) -> SourceCall;
+}
+
+impl<T: TokenSource> ErasedSource for T {
+    fn call(self: Arc<Self>, request: TokenRequest) -> SourceCall {
+        Box::pin(async move { self.token(request).await })
+    }
+}
