@@ -3,6 +3,7 @@
 //! Neither ever shows a credential, a token, a param's value or a body.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -191,6 +192,12 @@ impl AuthError {
         self.transient
     }
 
+    /// Returns whether the token source refused a token for these params ([`TokenError::denied`]).
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.source.as_ref().and_then(|source| source.downcast_ref::<TokenError>()).is_some_and(TokenError::is_denied)
+    }
+
     /// How long to wait before the next try, if the source said so.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -299,6 +306,13 @@ impl TokenError {
 
     pub(crate) fn is_invalid_token(&self) -> bool {
         self.kind == TokenErrorKind::InvalidToken
+    }
+}
+
+/// For a conversion that can't fail, such as that of a [`Jwt`](crate::Jwt) into itself in [`source_fn`](crate::source_fn).
+impl From<Infallible> for TokenError {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

@@ -112,6 +112,15 @@ impl Jwt {
     }
 }
 
+/// As [`Jwt::parse`].
+impl TryFrom<String> for Jwt {
+    type Error = InvalidJwt;
+
+    fn try_from(compact: String) -> Result<Self, InvalidJwt> {
+        Self::parse(compact)
+    }
+}
+
 impl fmt::Debug for Jwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jwt")

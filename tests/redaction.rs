@@ -133,7 +133,7 @@ async fn a4_tokens_params_and_sources_show_no_value() {
     assert_debug(&signer());
     assert_debug(&BoxTokenSource::new(signer()));
     let secret = MARKER.to_owned();
-    assert_debug(&source_fn(move |_: AuthParams| std::future::ready(Ok::<_, TokenError>(secret.clone()))));
+    assert_debug(&source_fn(move |_: TokenRequest| std::future::ready(Ok::<_, TokenError>(secret.clone()))));
 }
 
 #[tokio::test]

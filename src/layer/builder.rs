@@ -33,7 +33,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// ```
 /// use std::time::Duration;
 /// use tower_aiuta_auth::{AiutaAuthLayer, source_fn};
-/// # async fn sign(_: tower_aiuta_auth::AuthParams) -> Result<String, std::io::Error> { unimplemented!() }
+/// # async fn sign(_: tower_aiuta_auth::TokenRequest) -> Result<String, std::io::Error> { unimplemented!() }
 ///
 /// let layer = AiutaAuthLayer::builder()
 ///     .jwt("65f0c0ffee65f0c0ffee65f0", source_fn(sign))

@@ -3,25 +3,25 @@
 use std::fmt;
 use std::future::Future;
 
-use super::{TokenError, TokenRequest, TokenSource};
-use crate::error::BoxError;
+use super::{TokenRequest, TokenSource};
+use crate::error::{BoxError, TokenError};
 use crate::jwt::Jwt;
-use crate::params::AuthParams;
 
-/// A [`TokenSource`] that calls `f` with the params and takes the token as a string.
+/// Makes a [`TokenSource`] of an async closure.
 ///
-/// An error that is a [`TokenError`] counts as it is; any other as [`TokenError::new`].
+/// The closure gets the whole [`TokenRequest`] and returns the token as a [`Jwt`] or as a `String`. If its error is a
+/// [`TokenError`], it is used unchanged. Any other error becomes the cause of a permanent one, as by [`TokenError::new`].
 ///
 /// ```
-/// use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, TokenError, source_fn};
+/// use tower_aiuta_auth::{AiutaAuthLayer, TokenError, TokenRequest, source_fn};
 ///
-/// async fn ask_our_server(params: AuthParams) -> Result<String, std::io::Error> {
-///     # let _ = params;
-///     // POST params.to_strings() somewhere, return the token.
-///     Err(std::io::Error::other("not today"))
+/// async fn ask_our_server(request: TokenRequest) -> Result<String, std::io::Error> {
+///     # let _ = request;
+///     // POST request.params().to_strings() to your server and return the token.
+///     Err(std::io::Error::other("unreachable"))
 /// }
 ///
-/// let source = source_fn(|params| async { ask_our_server(params).await.map_err(TokenError::transient) });
+/// let source = source_fn(|request| async { ask_our_server(request).await.map_err(TokenError::transient) });
 /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", source)?;
 /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
 /// ```
@@ -29,23 +29,25 @@ pub fn source_fn<F>(f: F) -> SourceFn<F> {
     SourceFn { f }
 }
 
-/// The [`TokenSource`] that [`source_fn`] makes.
+/// The [`TokenSource`] made by [`source_fn`].
 #[derive(Clone, Copy)]
 pub struct SourceFn<F> {
     f: F,
 }
 
-impl<F, Fut, E> TokenSource for SourceFn<F>
+impl<F, Fut, T, E> TokenSource for SourceFn<F>
 where
-    F: Fn(AuthParams) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<String, E>> + Send,
+    F: Fn(TokenRequest) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, E>> + Send,
+    T: TryInto<Jwt>,
+    T::Error: Into<TokenError>,
     E: Into<BoxError>,
 {
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
-        let call = (self.f)(request.params().clone());
+        let call = (self.f)(request);
         async move {
             match call.await {
-                Ok(compact) => Ok(Jwt::parse(compact)?),
+                Ok(token) => token.try_into().map_err(Into::into),
                 Err(error) => Err(match error.into().downcast() {
                     Ok(error) => *error,
                     Err(other) => TokenError::new(other),

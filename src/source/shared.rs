@@ -18,10 +18,10 @@ use crate::jwt::Jwt;
 ///     if dry_run {
 ///         BoxTokenSource::new(source_fn(|_| async { Err::<String, _>("dry run: no token") }))
 ///     } else {
-///         BoxTokenSource::new(source_fn(|params| async move { fetch(params).await }))
+///         BoxTokenSource::new(source_fn(|request| async move { fetch(request).await }))
 ///     }
 /// }
-/// # async fn fetch(_: tower_aiuta_auth::AuthParams) -> Result<String, std::io::Error> { unimplemented!() }
+/// # async fn fetch(_: tower_aiuta_auth::TokenRequest) -> Result<String, std::io::Error> { unimplemented!() }
 /// ```
 #[derive(Clone)]
 pub struct BoxTokenSource(Arc<dyn ErasedSource>);
