@@ -281,7 +281,7 @@ async fn a4_events_and_spans_show_no_value() {
     send(&service, post(TRY_ON, MARKER)).await.unwrap_err(); // a body that is not JSON
 
     let told = told.take();
-    for expected in ["token_flight", "refresh failed", "replayed", "withheld", "storage.example", "outcome"] {
+    for expected in ["token_fetch", "refresh failed", "replayed", "withheld", "storage.example", "outcome"] {
         assert!(told.contains(expected), "{expected} is missing in {told}");
     }
     assert_clean(&told);

@@ -51,7 +51,7 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     for caller in callers {
         caller.await.unwrap().unwrap();
     }
-    assert_eq!(told.take(), "span token_flight\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
+    assert_eq!(told.take(), "span token_fetch\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
 
     // A hit says nothing.
     send(&service, try_on("image-1")).await.unwrap();
@@ -59,14 +59,14 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
 
     refused.add(inner.last().token());
     send(&service, try_on("image-1")).await.unwrap();
-    let replay = "span token_flight\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
+    let replay = "span token_fetch\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
         event in tower_aiuta_auth\n  message=request replayed with a new token\n";
     assert_eq!(told.take(), replay);
 
     clock.advance(secs(45));
     send(&service, try_on("image-1")).await.unwrap();
     settle().await;
-    let refresh = "span token_flight\n  reason=\"refresh\"\n  outcome=Failed(TokenSource)\n  waiters=0\n\
+    let refresh = "span token_fetch\n  reason=\"refresh\"\n  outcome=Failed(TokenSource)\n  waiters=0\n\
         event in tower_aiuta_auth\n  message=token refresh failed\n  error=Some(TokenSource)\n";
     assert_eq!(told.take(), refresh);
 
