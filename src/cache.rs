@@ -1,10 +1,17 @@
-//! [`TokenCache`]: the cache of tokens, one for each set of params, and the flights that fill it.
+//! [`TokenCache`]: a cache of tokens by params, and the fetches that fill it.
 //!
-//! It knows nothing of HTTP. A hit reads the clock, looks the key up and clones the token; everything else goes through
-//! [`TokenCache::board`], under one lock that is never held while anybody's code runs.
+//! It knows nothing of HTTP. A hit reads the clock, looks the key up and clones a pointer to the token. Everything else
+//! goes through [`TokenCache::join_or_start`], under one lock that is never held while foreign code runs.
 //!
-//! That lock is what makes a *generation* of a key: a flight publishes its token only while it is the one that stands in the map, and
-//! forgetting a token takes the flight out of the map, both under the lock.
+//! ```text
+//! get_or_fetch ─┬─ Fresh ──────────────────────────────▶ Lookup::Ready
+//!               ├─ RefreshDue ─▶ refresh_ahead ────────▶ Lookup::Ready    (a task drives the fetch)
+//!               └─ missing or Expired ─▶ join_or_start
+//!                                          ├─ Cached ──▶ Lookup::Ready    (another fetch has just completed)
+//!                                          ├─ Joined ──▶ Lookup::Waiting
+//!                                          └─ Started ─▶ poll_first ─┬─ the source was ready ─▶ Lookup::Ready
+//!                                                                    └─ Lookup::Waiting
+//! ```
 
 mod clock;
 mod cooldown;
@@ -18,33 +25,38 @@ mod stats;
 mod store;
 mod wait;
 
-/// Tries the schedules of all the above; with the checker's locks only (see docs/DESIGN.md, "How it is tested").
+/// Tries the schedules of all the above, with the checker's locks only (see docs/DESIGN.md, "How it is tested").
 #[cfg(tower_aiuta_auth_model)]
 #[path = "../tests/model/model.rs"]
 mod model;
 
 use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use self::clock::ClockReading;
 use self::entry::{Entry, Freshness};
 use self::fetch::{Fetch, Outcome};
-use self::join::{Boarded, Saw};
-use self::state::Inner;
+use self::join::Join;
+use self::state::CacheState;
+use self::wait::FetchFuture;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
+use crate::source::FetchReason;
 use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::entry::ExpiryPolicy;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
-pub(crate) use self::wait::Waiter;
 
-/// The tokens of a layer: a handle, cheap to clone, by [`AiutaAuthLayer::tokens`](crate::AiutaAuthLayer::tokens).
+/// The tokens of a layer, by params: from [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
 ///
-/// Requests need nothing of it; it is for warming the cache, for forgetting what is known to be revoked, and for watching.
+/// Requests use it by themselves. Use it directly to fetch a token before it is needed, to forget tokens that are known
+/// to be revoked, and to read [statistics](TokenCacheStats). Clones are handles to the same cache.
 ///
 /// ```
 /// # use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, source_fn};
@@ -52,99 +64,119 @@ pub(crate) use self::wait::Waiter;
 /// let tokens = layer.token_cache().ok_or("an API key needs no tokens")?;
 /// let params = AuthParams::new().with("uploaded_image_id", "user_image-06f5948c").with("sku_id", "dress-1");
 ///
-/// tokens.get(&params).await?; // the request that follows finds its token in the cache
+/// tokens.get(&params).await?; // the next request with these params finds its token in the cache
 /// assert_eq!(tokens.stats().entries, 1);
 ///
-/// tokens.invalidate(&params); // the next one for these params asks the source
+/// tokens.invalidate(&params); // the next one asks the source again
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct TokenCache {
-    inner: Arc<Inner>,
+    state: Arc<CacheState>,
 }
 
-/// Where the token for a request comes from.
-pub(crate) enum Found {
-    /// Out of the cache. `beside` is a refresh that no task drives: to be polled while the request is under way.
-    Cached { served: Served, beside: Option<Waiter> },
-    /// From the source, at once.
-    Fetched(Result<Served, AuthError>),
-    /// From a flight that is not over.
-    Awaited(Waiter),
+/// The token for a request: ready, or being fetched.
+pub(crate) enum Lookup {
+    Ready(Ready<Result<ResolvedToken, AuthError>>),
+    Waiting(FetchFuture),
 }
 
-/// A token for one request, and what a 401 to it is judged by.
-pub(crate) struct Served {
-    pub(crate) jwt: Jwt,
-    /// Otherwise a flight has just brought it.
+impl Lookup {
+    fn ready(result: Result<ResolvedToken, AuthError>) -> Self {
+        Self::Ready(ready(result))
+    }
+}
+
+impl Future for Lookup {
+    type Output = Result<ResolvedToken, AuthError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(ready) => Pin::new(ready).poll(cx),
+            Self::Waiting(fetch) => Pin::new(fetch).poll(cx),
+        }
+    }
+}
+
+/// A token for one request, and what is needed to judge a 401 to it.
+pub(crate) struct ResolvedToken {
+    entry: Arc<Entry>,
+    /// Whether it was in the cache. Otherwise it was fetched for this request.
     pub(crate) from_cache: bool,
-    /// What the clock said when it was found in the cache, or its flight began.
+    /// What the clock said when it was found in the cache, or when its fetch started.
     at: ClockReading,
 }
 
-impl Served {
-    fn from_cache(jwt: Jwt, at: ClockReading) -> Self {
-        Self { jwt, from_cache: true, at }
+impl ResolvedToken {
+    fn cached(entry: Arc<Entry>, at: ClockReading) -> Self {
+        Self { entry, from_cache: true, at }
     }
 
-    fn by(flight: &Fetch, jwt: Jwt) -> Self {
-        Self { jwt, from_cache: false, at: flight.started }
+    fn fetched(fetch: &Fetch, entry: Arc<Entry>) -> Self {
+        Self { entry, from_cache: false, at: fetch.started }
+    }
+
+    pub(crate) fn jwt(&self) -> &Jwt {
+        self.entry.jwt()
+    }
+
+    #[cfg(tower_aiuta_auth_model)]
+    pub(crate) fn for_model(jwt: Jwt, policy: &ExpiryPolicy) -> Self {
+        let at = ClockReading::at(SystemTime::UNIX_EPOCH);
+        Self::cached(Arc::new(Entry::new(jwt, at.raw, policy, 0)), at)
     }
 }
 
 impl TokenCache {
     pub(crate) fn new(config: CacheConfig) -> Self {
-        Self { inner: Arc::new(Inner::new(config)) }
+        Self { state: Arc::new(CacheState::new(config)) }
     }
 
-    /// The token for `params`, out of the cache or from the source: what a request with these params carries.
+    /// Returns the token for `params`, from the cache or from the source: the one that a request with these params
+    /// would carry.
     ///
     /// # Errors
     ///
-    /// As a request's: [`TokenSource`](crate::AuthErrorKind::TokenSource), [`InvalidToken`](crate::AuthErrorKind::InvalidToken),
-    /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout), [`Overloaded`](crate::AuthErrorKind::Overloaded), and
-    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody) for params over 4 KiB.
+    /// Those of a request: [`TokenSource`](crate::AuthErrorKind::TokenSource),
+    /// [`InvalidToken`](crate::AuthErrorKind::InvalidToken), [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout),
+    /// [`Overloaded`](crate::AuthErrorKind::Overloaded), and [`InvalidBody`](crate::AuthErrorKind::InvalidBody) for
+    /// params over 4 KiB.
     pub async fn get(&self, params: &AuthParams) -> Result<Jwt, AuthError> {
         params.check_size()?;
-        match self.find(params) {
-            Found::Cached { served, .. } => Ok(served),
-            Found::Fetched(result) => result,
-            Found::Awaited(waiter) => waiter.await,
-        }
-        .map(|served| served.jwt)
+        self.get_or_fetch(params).await.map(|token| token.jwt().clone())
     }
 
-    /// Forgets the token for `params`, and what is being fetched for them: the next request asks the source.
+    /// Forgets the token for `params` and any fetch of it, so that the next request asks the source.
     ///
-    /// Requests that wait for a running fetch still get its result. Answers whether there was anything to forget.
+    /// Requests that wait for a running fetch still get its result. Returns whether there was anything to forget.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn invalidate(&self, params: &AuthParams) -> bool {
-        let (token, flight) = {
-            let mut flights = lock(&self.inner.flights);
-            (self.inner.store.remove(params), flights.remove(params))
+        let (token, fetch) = {
+            let mut in_flight = lock(&self.state.in_flight);
+            (self.state.store.remove(params), in_flight.remove(params))
         };
-        let forgotten = token.is_some() || flight.is_some();
-        if let Some(flight) = flight {
-            flight.detach();
+        let forgotten = token.is_some() || fetch.is_some();
+        if let Some(fetch) = fetch {
+            fetch.detach();
         }
         forgotten
     }
 
-    /// Forgets all tokens, and all that are being fetched, as [`invalidate`](Self::invalidate) does for one.
+    /// Forgets all tokens and all running fetches, as [`invalidate`](Self::invalidate) does for one.
     pub fn clear(&self) {
-        let flights = {
-            let mut flights = lock(&self.inner.flights);
-            self.inner.store.clear();
-            flights.remove_all()
+        let fetches = {
+            let mut in_flight = lock(&self.state.in_flight);
+            self.state.store.clear();
+            in_flight.remove_all()
         };
-        flights.for_each(|flight| flight.detach());
+        fetches.for_each(|fetch| fetch.detach());
     }
 
-    /// What the cache has done so far.
+    /// Returns what the cache has done so far.
     #[must_use]
     pub fn stats(&self) -> TokenCacheStats {
-        let counters = &self.inner.counters;
+        let counters = &self.state.counters;
         TokenCacheStats {
             hits: counters.hits.get(),
             misses: counters.misses.get(),
@@ -154,129 +186,117 @@ impl TokenCache {
             failures: counters.failures.get(),
             rejected: counters.rejected.get(),
             replays: counters.replays.get(),
-            entries: self.inner.store.len() as u64,
-            clock_offset: self.inner.clock.offset(),
+            entries: self.state.store.len() as u64,
+            clock_offset: self.state.clock.offset(),
         }
     }
 
     pub(crate) fn count_replay(&self) {
-        self.inner.counters.replays.add();
+        self.state.counters.replays.add();
     }
 
-    /// A token for `params`: at once out of the cache, otherwise from the flight that fetches it (rule C1).
-    pub(crate) fn find(&self, params: &AuthParams) -> Found {
-        // The clock is read after the entry is had: read before, it could be behind the start of a flight that landed in between, and
-        // the newest of tokens would look as if the clock had gone back.
-        let entry = self.inner.store.get(params);
-        let at = self.inner.clock.read();
-        if let Some(entry) = entry {
-            let beside = match entry.standing(at.corrected()) {
-                Freshness::Expired => return self.fetch(params, Some(&entry), at),
-                Freshness::RefreshDue => self.refresh(params, &entry, at),
-                Freshness::Fresh if entry.is_adrift() => self.adrift(params),
-                Freshness::Fresh => None,
-            };
-            self.inner.counters.hits.add(params.keyed_hash());
-            return Found::Cached { served: Served::from_cache(entry.jwt().clone(), at), beside };
+    /// Looks up the token for `params`. If there is none that can be used, joins or starts the fetch of one (rule C1).
+    pub(crate) fn get_or_fetch(&self, params: &AuthParams) -> Lookup {
+        // The clock is read after the lookup. Read before, it could be behind the start of a fetch that completes in
+        // between, and the newest token would look as if the clock had gone back.
+        let entry = self.state.store.get(params);
+        let at = self.state.clock.read();
+        let Some(entry) = entry else { return self.fetch(params, None, at) };
+        match entry.freshness(at.corrected()) {
+            Freshness::Fresh => {}
+            Freshness::RefreshDue => self.refresh_ahead(params, &entry, at),
+            Freshness::Expired => return self.fetch(params, Some(&entry), at),
         }
-        self.fetch(params, None, at)
+        self.state.counters.hits.add(params.keyed_hash());
+        Lookup::ready(Ok(ResolvedToken::cached(entry, at)))
     }
 
-    fn fetch(&self, params: &AuthParams, stale: Option<&Arc<Entry>>, at: ClockReading) -> Found {
-        let counters = &self.inner.counters;
-        let (flight, waiter) = match self.board(params, Saw::NoneUsable(stale), at.raw) {
-            Boarded::Cached(jwt) => {
+    fn fetch(&self, params: &AuthParams, expired: Option<&Arc<Entry>>, at: ClockReading) -> Lookup {
+        let counters = &self.state.counters;
+        let join = |fetch: &Arc<Fetch>| FetchFuture::new(self.clone(), Arc::clone(fetch));
+        let waiting = match self.join_or_start(params, expired, FetchReason::Miss, at.raw, join) {
+            Ok(Join::Cached(entry)) => {
                 counters.hits.add(params.keyed_hash());
-                return Found::Cached { served: Served::from_cache(jwt, at), beside: None };
+                return Lookup::ready(Ok(ResolvedToken::cached(entry, at)));
             }
-            Boarded::Joined(flight, waiter) => {
+            Ok(Join::Joined(waiting)) => {
                 counters.misses.add();
                 counters.coalesced.add();
-                (flight, waiter)
+                waiting
             }
-            Boarded::Started(flight, waiter) => {
+            Ok(Join::Started(fetch, waiting)) => {
                 counters.misses.add();
-                self.launch(&flight);
-                (flight, waiter)
+                self.poll_first(&fetch);
+                waiting
             }
-            Boarded::Refused(error) => {
+            Err(error) => {
                 counters.misses.add();
-                return Found::Fetched(Err(error));
-            }
-            Boarded::Full => {
-                counters.misses.add();
-                return Found::Fetched(Err(AuthError::overloaded()));
+                return Lookup::ready(Err(error));
             }
         };
-        match (flight.outcome(), waiter) {
-            (Some(Outcome::Token(jwt)), _) => Found::Fetched(Ok(Served::by(&flight, jwt))),
-            (Some(Outcome::Failed(error)), _) => Found::Fetched(Err(error)),
-            (_, Some(waiter)) => Found::Awaited(waiter),
-            (_, None) => Found::Awaited(Waiter::new(self.clone(), flight)),
+        match waiting.fetch().outcome() {
+            Some(Outcome::Token(entry)) => Lookup::ready(Ok(ResolvedToken::fetched(waiting.fetch(), entry))),
+            Some(Outcome::Failed(error)) => Lookup::ready(Err(error)),
+            Some(Outcome::Cancelled) | None => Lookup::Waiting(waiting),
         }
     }
 
-    /// Starts the refresh of a token that is still good, if this caller is the one to do so (rule D2).
-    fn refresh(&self, params: &AuthParams, entry: &Arc<Entry>, at: ClockReading) -> Option<Waiter> {
-        let now = at.corrected();
-        if !entry.claim_refresh(now, now + self.inner.fetch_timeout) {
-            return None;
-        }
-        match self.board(params, Saw::RefreshDue(entry), at.raw) {
-            Boarded::Started(flight, _) => {
-                self.inner.counters.refreshes.add();
-                self.launch(&flight);
-                if flight.outcome().is_some() || flight.has_task() {
-                    return None;
-                }
-                entry.set_adrift(true);
-                Some(Waiter::new(self.clone(), flight))
-            }
-            Boarded::Refused(error) => {
-                entry.refresh_failed(now, error.retry_after());
-                None
-            }
-            Boarded::Cached(_) | Boarded::Joined(..) | Boarded::Full => None,
-        }
-    }
-
-    /// The refresh of `params` that no task drives.
-    fn adrift(&self, params: &AuthParams) -> Option<Waiter> {
-        let flight = lock(&self.inner.flights).get(params).cloned()?;
-        (!flight.has_task()).then(|| Waiter::new(self.clone(), flight))
-    }
-
-    /// Compares the clock with Aiuta's, which showed `date` when it refused `served`, and answers whether that token was made by a wrong
-    /// clock (rule H1).
+    /// Starts the refresh of a token that can still be used, if this caller is the one to do so (rule D2).
     ///
-    /// To be called before [`reject`](Self::reject): whatever is fetched once the token is forgotten is made by the right clock.
-    pub(crate) fn compare_clocks(&self, served: &Served, date: SystemTime) -> bool {
-        self.inner.clock.compare(served.at, date)
+    /// Without a runtime nothing would drive that fetch, so there is none: the token is fetched again once it has
+    /// expired (rule C3).
+    fn refresh_ahead(&self, params: &AuthParams, entry: &Arc<Entry>, at: ClockReading) {
+        let now = at.corrected();
+        if !runtime::is_entered() || !entry.claim_refresh(now, now + self.state.fetch_timeout) {
+            return;
+        }
+        match self.join_or_start(params, Some(entry), FetchReason::RefreshAhead, at.raw, |_| ()) {
+            Ok(Join::Started(fetch, ())) => {
+                self.state.counters.refreshes.add();
+                self.poll_first(&fetch);
+            }
+            Ok(Join::Cached(_) | Join::Joined(())) => {}
+            Err(error) if error.retry_after().is_some() => entry.refresh_failed(now, error.retry_after()),
+            // Too many fetches are running. The claim lapses.
+            Err(_) => {}
+        }
+    }
+
+    /// Compares the clock with Aiuta's, which showed `date` when it rejected `token`. Returns whether that token was made
+    /// by a wrong clock (rule H1).
+    ///
+    /// To be called before [`reject`](Self::reject), so that the next token is made by the corrected clock.
+    pub(crate) fn compare_clocks(&self, token: &ResolvedToken, date: SystemTime) -> bool {
+        self.state.clock.compare(token.at, date)
     }
 
     /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1).
-    pub(crate) fn reject(&self, params: &AuthParams, jwt: &Jwt) {
-        let inner = &*self.inner;
-        inner.counters.rejected.add();
-        let flight = {
-            let mut flights = lock(&inner.flights);
-            match inner.store.get(params) {
-                Some(entry) if entry.jwt().same_as(jwt) => drop(inner.store.remove(params)),
+    pub(crate) fn reject(&self, params: &AuthParams, token: &ResolvedToken) {
+        let state = &*self.state;
+        let is_rejected = |entry: &Arc<Entry>| entry.jwt().same_as(token.jwt());
+        state.counters.rejected.add();
+        let fetch = {
+            let mut in_flight = lock(&state.in_flight);
+            match state.store.get(params) {
+                Some(entry) if is_rejected(&entry) => drop(state.store.remove(params)),
                 // A newer one stays.
                 Some(_) => return,
-                // Another request was here first: the flight that replaces this token, or one that was in use beside it, goes on
-                // (rule E4). It may bring back neither: `keep` sees to that.
-                None => match flights.get(params).and_then(|flight| flight.replaces()) {
-                    Some(replaced) if replaced.same_as(jwt) => return,
-                    Some(_) => return inner.rejected.insert(params.clone(), jwt.clone()),
-                    None => {}
-                },
+                None => {
+                    let replacing = in_flight.get(params).filter(|fetch| fetch.reason == FetchReason::Rejected);
+                    match replacing.and_then(|fetch| fetch.replaces.as_ref()) {
+                        // Another request was rejected first, and this fetch replaces the token (rule E4).
+                        Some(replaced) if is_rejected(replaced) => return,
+                        // The token was in use beside the one being replaced. `admit` takes neither back.
+                        Some(_) => return state.rejected.insert(params.clone(), Arc::clone(&token.entry)),
+                        None => {}
+                    }
+                }
             }
-            inner.rejected.insert(params.clone(), jwt.clone());
-            flights.remove(params)
+            state.rejected.insert(params.clone(), Arc::clone(&token.entry));
+            in_flight.remove(params)
         };
-        if let Some(flight) = flight {
-            flight.detach();
+        if let Some(fetch) = fetch {
+            fetch.detach();
         }
     }
 }
@@ -287,7 +307,7 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Locks, poisoned or not: no code that can panic runs under our locks.
+/// Locks, poisoned or not: nothing that can panic runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -156,7 +156,7 @@ impl AuthError {
     }
 
     /// The source asked for a pause (`cause`'s `retry_after`) that has `left` to go.
-    pub(crate) fn held_off(cause: Arc<TokenError>, left: Duration) -> Self {
+    pub(crate) fn cooling_down(cause: Arc<TokenError>, left: Duration) -> Self {
         let message = "the token source asked not to be called again yet";
         Self { message, retry_after: Some(left), ..Self::from_source(cause) }
     }

@@ -123,7 +123,7 @@ pub use retry::AiutaRetryPolicy;
 pub use source::JwtSigner;
 #[cfg(feature = "remote")]
 pub use source::RemoteTokenSource;
-pub use source::{BoxTokenSource, SourceFn, TokenRequest, TokenSource, source_fn};
+pub use source::{BoxTokenSource, FetchReason, SourceFn, TokenRequest, TokenSource, source_fn};
 
 /// The README's code, compiled and run as doc tests.
 #[cfg(doctest)]

@@ -77,6 +77,29 @@ impl<T: TokenSource> TokenSource for Arc<T> {
     }
 }
 
+/// Why the layer asks a [`TokenSource`] for a token.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FetchReason {
+    /// There was no usable token in the cache.
+    Miss,
+    /// The token in the cache is near its end. It is still served meanwhile.
+    RefreshAhead,
+    /// The last token was answered with 401.
+    Rejected,
+}
+
+impl FetchReason {
+    /// The name in spans.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::RefreshAhead => "refresh",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// What a [`TokenSource`] is asked for.
 ///
 /// `Debug` shows the params' names, never their values.

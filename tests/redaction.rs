@@ -294,8 +294,8 @@ async fn a4_panics_of_ours_show_no_value() {
         let mut response = AssertUnwindSafe(called(&by_signer, request).await);
         (&mut response).await.unwrap_err();
         let panic = response.catch_unwind().await.expect_err("polled after it was ready");
-        let message = panic.downcast::<String>().unwrap();
+        let message = *panic.downcast::<&str>().unwrap();
         assert!(message.contains("ResponseFuture"), "ours: {message}");
-        assert_clean(&message);
+        assert_clean(message);
     }
 }

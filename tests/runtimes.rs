@@ -286,28 +286,3 @@ fn c4_runtimes_and_threads_share_one_flight() {
     });
     assert_eq!((source.calls(), inner.count()), (1, 6));
 }
-
-#[test]
-fn c4_a_runtime_without_timers_serves_and_checks_deadlines_by_the_clock() {
-    let (clock, gate) = (ManualClock::default(), Gate::closed());
-    let source = Source::behind(&gate);
-    let layer = jwt_at(&clock, source.clone());
-    let inner = Recorder::new();
-    let service = service(&layer, &inner);
-    let timerless = Builder::new_current_thread().build().unwrap();
-    timerless.block_on(async {
-        let waiting = tokio::spawn(sending(&service, "image-1"));
-        settle().await;
-        gate.open(1);
-        assert_eq!(waiting.await.unwrap().unwrap(), 200);
-
-        let late = tokio::spawn(sending(&service, "image-2"));
-        settle().await;
-        clock.advance(secs(11));
-        let next = tokio::spawn(sending(&service, "image-2"));
-        assert_eq!(kind(late.await.unwrap()), AuthErrorKind::FetchTimeout);
-        gate.open(1);
-        assert_eq!(next.await.unwrap().unwrap(), 200);
-    });
-    assert_eq!((source.calls(), inner.count()), (3, 2));
-}

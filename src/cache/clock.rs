@@ -66,6 +66,11 @@ pub(crate) struct ClockReading {
 }
 
 impl ClockReading {
+    #[cfg(tower_aiuta_auth_model)]
+    pub(crate) fn at(raw: SystemTime) -> Self {
+        Self { raw, offset: Offset::NONE }
+    }
+
     pub(crate) fn corrected(self) -> SystemTime {
         self.offset.add_to(self.raw)
     }

@@ -1,10 +1,10 @@
-//! A cached token: until when it is used, and when the next refresh is due. Pure decisions on plain values of time, all of them
-//! [corrected](super::clock).
+//! A cached token: until when it is used, and when its next refresh is due. Pure decisions on plain values of time, all
+//! of them [corrected](super::clock).
 
 use std::time::{Duration, SystemTime};
 
 use crate::jwt::Jwt;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What a lifetime is cut by at most, so that no token expires on its way (rule D1).
 const MAX_MARGIN: Duration = Duration::from_secs(5);
@@ -59,63 +59,46 @@ fn unit_interval(hash: u64) -> f64 {
     mixed as f64 / f64::from(u32::MAX)
 }
 
-/// How a cached token stands at one moment.
+/// Whether a cached token may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Use it.
     Fresh,
-    /// Use it, and see to a refresh.
+    /// Usable, and a refresh should start.
     RefreshDue,
-    /// Don't use it.
     Expired,
 }
 
-/// A token in the cache.
+/// A token, with the times that decide whether it is used.
 pub(crate) struct Entry {
     jwt: Jwt,
-    /// When its fetch began; before this it is not used (the clock went back).
-    from: SystemTime,
-    until: SystemTime,
-    /// When the next refresh may begin, in milliseconds since the epoch.
+    /// Start of the fetch. Before it the token is not used: the clock went back.
+    not_before: SystemTime,
+    usable_until: SystemTime,
+    /// Time at which the next refresh may start, in milliseconds since the epoch.
     refresh_at: AtomicU64,
     failed_refreshes: AtomicU32,
-    /// A refresh is under way that no task drives: requests that pass by have to (rule C3 without a runtime).
-    adrift: AtomicBool,
 }
 
 impl Entry {
-    /// A token fetched at `start`, unless it is no good any more at `now` (rule D4).
-    pub(crate) fn new(
-        jwt: Jwt,
-        start: SystemTime,
-        now: SystemTime,
-        freshness: &ExpiryPolicy,
-        key_hash: u64,
-    ) -> Option<Self> {
-        let until = freshness.usable_until(&jwt, start);
-        let refresh_at = freshness.refresh_from(start, until, key_hash).map_or(u64::MAX, millis);
-        let entry = Self {
-            jwt,
-            from: start,
-            until,
-            refresh_at: AtomicU64::new(refresh_at),
-            failed_refreshes: AtomicU32::new(0),
-            adrift: AtomicBool::new(false),
-        };
-        (entry.standing(now) != Freshness::Expired).then_some(entry)
+    /// An entry for a token whose fetch started at `start`.
+    pub(crate) fn new(jwt: Jwt, start: SystemTime, policy: &ExpiryPolicy, key_hash: u64) -> Self {
+        let usable_until = policy.usable_until(&jwt, start);
+        let refresh_at = policy.refresh_from(start, usable_until, key_hash).map_or(u64::MAX, millis);
+        let (refresh_at, failed_refreshes) = (AtomicU64::new(refresh_at), AtomicU32::new(0));
+        Self { jwt, not_before: start, usable_until, refresh_at, failed_refreshes }
     }
 
     pub(crate) fn jwt(&self) -> &Jwt {
         &self.jwt
     }
 
-    /// Whether its time is over at `now`.
-    pub(crate) fn is_over(&self, now: SystemTime) -> bool {
-        now >= self.until
+    /// Returns whether the token's time is over, whatever the clock said before.
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        now >= self.usable_until
     }
 
-    pub(crate) fn standing(&self, now: SystemTime) -> Freshness {
-        if now < self.from || self.is_over(now) {
+    pub(crate) fn freshness(&self, now: SystemTime) -> Freshness {
+        if now < self.not_before || self.is_expired(now) {
             Freshness::Expired
         } else if millis(now) >= self.refresh_at.load(Ordering::Relaxed) {
             Freshness::RefreshDue
@@ -124,28 +107,21 @@ impl Entry {
         }
     }
 
-    /// Claims the refresh that is due: true for one caller, who starts it. It is due again at `retry_at`, if nothing is heard of it.
+    /// Claims the refresh that is due. Returns true to one caller, which starts it. If that caller never reports a
+    /// result, the refresh is due again at `retry_at`.
     pub(crate) fn claim_refresh(&self, now: SystemTime, retry_at: SystemTime) -> bool {
         let due = self.refresh_at.load(Ordering::Relaxed);
         millis(now) >= due
             && self.refresh_at.compare_exchange(due, millis(retry_at), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Puts the next refresh off: for a while that doubles with each failure, and as long as the source asked for (rules D3, G2).
+    /// Delays the next refresh: by a wait that doubles with each failure, and at least as long as the source asked for
+    /// (rules D3, G2).
     pub(crate) fn refresh_failed(&self, now: SystemTime, pause: Option<Duration>) {
         let failures = self.failed_refreshes.fetch_add(1, Ordering::Relaxed);
         let wait = Duration::from_secs(1 << failures.min(5)).min(MAX_BACKOFF);
         let at = now + wait.max(pause.unwrap_or_default());
         self.refresh_at.store(millis(at), Ordering::Relaxed);
-        self.set_adrift(false);
-    }
-
-    pub(crate) fn set_adrift(&self, adrift: bool) {
-        self.adrift.store(adrift, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_adrift(&self) -> bool {
-        self.adrift.load(Ordering::Relaxed)
     }
 }
 

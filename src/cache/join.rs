@@ -1,107 +1,98 @@
-//! Getting on a flight: the one that flies already, or a new one (rule C1).
+//! Joining the fetch that runs for a key, or starting one (rule C1).
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::entry::Entry;
-use super::fetch::{Fetch, Reason, Turn};
-use super::wait::{self, Waiter};
-use super::{TokenCache, lock};
-use crate::error::AuthError;
-use crate::jwt::Jwt;
+use super::fetch::Fetch;
+use super::{TokenCache, lock, runtime};
+use crate::error::{AuthError, AuthErrorKind};
 use crate::params::AuthParams;
+use crate::source::FetchReason;
 
-/// What a caller saw in the cache before it asked for a flight.
-#[derive(Clone, Copy)]
-pub(super) enum Saw<'a> {
-    /// Nothing, or a token that is no good any more.
-    NoneUsable(Option<&'a Arc<Entry>>),
-    /// A token that is good, and to be refreshed.
-    RefreshDue(&'a Arc<Entry>),
-}
-
-impl<'a> Saw<'a> {
-    fn entry(self) -> Option<&'a Arc<Entry>> {
-        match self {
-            Self::NoneUsable(entry) => entry,
-            Self::RefreshDue(entry) => Some(entry),
-        }
-    }
-}
-
-/// The flight that serves a key, or why none is needed or possible.
-pub(super) enum Boarded {
-    Cached(Jwt),
-    /// The one that flies; for a refresh it may just have ended.
-    Joined(Arc<Fetch>, Option<Waiter>),
-    Started(Arc<Fetch>, Option<Waiter>),
-    Refused(AuthError),
-    /// `max_concurrent_fetches` are in the air.
-    Full,
+/// The fetch that serves a key, as `J`, or the token that makes it needless.
+pub(super) enum Join<J> {
+    Cached(Arc<Entry>),
+    Joined(J),
+    Started(Arc<Fetch>, J),
 }
 
 impl TokenCache {
-    /// Finds or makes the flight for `params`, with a seat in it unless it is only to refresh an entry. `now` is the clock's, not corrected.
-    pub(super) fn board(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Boarded {
-        let boarded = self.try_board(params, saw, now);
-        if matches!(boarded, Boarded::Full) && self.inner.sweep(now) {
-            return self.try_board(params, saw, now);
+    /// Joins the fetch for `params` by `join`, or starts one. `seen` is the token that the caller found in the cache and
+    /// wants to replace, `now` the clock's time, not corrected.
+    ///
+    /// # Errors
+    ///
+    /// If the source asked for a pause, or `max_concurrent_fetches` are running.
+    pub(super) fn join_or_start<J>(
+        &self,
+        params: &AuthParams,
+        seen: Option<&Arc<Entry>>,
+        reason: FetchReason,
+        now: SystemTime,
+        join: impl Fn(&Arc<Fetch>) -> J,
+    ) -> Result<Join<J>, AuthError> {
+        let joined = self.try_join_or_start(params, seen, reason, now, &join);
+        let is_full = matches!(&joined, Err(error) if error.kind() == AuthErrorKind::Overloaded);
+        if is_full && self.state.sweep(now) {
+            return self.try_join_or_start(params, seen, reason, now, &join);
         }
-        boarded
+        joined
     }
 
-    fn try_board(&self, params: &AuthParams, saw: Saw<'_>, now: SystemTime) -> Boarded {
-        let inner = &*self.inner;
-        let seat = |flight: &Arc<Fetch>| {
-            matches!(saw, Saw::NoneUsable(_)).then(|| Waiter::new(self.clone(), Arc::clone(flight)))
-        };
+    fn try_join_or_start<J>(
+        &self,
+        params: &AuthParams,
+        seen: Option<&Arc<Entry>>,
+        reason: FetchReason,
+        now: SystemTime,
+        join: &impl Fn(&Arc<Fetch>) -> J,
+    ) -> Result<Join<J>, AuthError> {
+        let state = &*self.state;
         let late;
-        let started = {
-            let mut flights = lock(&inner.flights);
-            // The offset is read under the lock: if a token of this key was refused for a wrong clock since `now`, what is fetched from
-            // here on is made by the right one (rule H1).
-            let at = inner.clock.reading_at(now);
-            // Another flight may have landed since this caller looked, and may have begun after this caller's `now`.
-            if let Some(entry) = inner.store.get(params) {
-                let known = saw.entry().is_some_and(|seen| Arc::ptr_eq(seen, &entry));
-                if !known && !entry.is_over(at.corrected()) {
-                    return Boarded::Cached(entry.jwt().clone());
+        let joined = {
+            let mut in_flight = lock(&state.in_flight);
+            // The offset is read under the lock: if a token of this key was rejected for a wrong clock since `now`, the
+            // new one is made by the corrected clock (rule H1).
+            let at = state.clock.reading_at(now);
+            // Another fetch may have completed since this caller looked, and may have started after its `now`.
+            if let Some(entry) = state.store.get(params) {
+                let is_seen = seen.is_some_and(|seen| Arc::ptr_eq(seen, &entry));
+                if !is_seen && !entry.is_expired(at.corrected()) {
+                    return Ok(Join::Cached(entry));
                 }
             }
-            if let Some(flight) = flights.get(params).filter(|flight| !flight.is_late(now)) {
-                return Boarded::Joined(Arc::clone(flight), seat(flight));
+            if let Some(fetch) = in_flight.get(params).filter(|fetch| !fetch.timed_out(now)) {
+                return Ok(Join::Joined(join(fetch)));
             }
-            if let Err(error) = inner.holds.check(params.partition(), now) {
-                return Boarded::Refused(error);
+            state.cooldowns.check(params.partition(), now)?;
+            late = in_flight.remove(params);
+            if late.is_none() && state.counter.running() >= state.max_concurrent_fetches {
+                return Err(AuthError::overloaded());
             }
-            late = flights.remove(params);
-            match (&late, saw) {
-                (None, _) if inner.air.flights() >= inner.max_concurrent_fetches => return Boarded::Full,
-                // A refresh that is late has failed, so the next one waits (rule D3).
-                (Some(late), Saw::RefreshDue(_)) if matches!(late.reason, Reason::Refresh(_)) => {
-                    Boarded::Joined(Arc::clone(late), None)
-                }
+            match &late {
+                // A refresh that timed out has failed, so the next one waits (rule D3).
+                Some(late) if reason == FetchReason::RefreshAhead && late.reason == reason => Join::Joined(join(late)),
                 _ => {
-                    let flight = inner.take_off(params, saw, at);
-                    flights.insert(Arc::clone(&flight));
-                    let seat = seat(&flight);
-                    Boarded::Started(flight, seat)
+                    let fetch = state.start_fetch(params, seen, reason, at);
+                    in_flight.insert(Arc::clone(&fetch));
+                    let joined = join(&fetch);
+                    Join::Started(fetch, joined)
                 }
             }
         };
         if let Some(late) = late {
-            inner.expire(&late);
+            state.time_out(&late);
         }
-        started
+        Ok(joined)
     }
 
-    /// Gives a new flight its first turn here and now: a source that need not wait is done with it. Otherwise a task goes on with it,
-    /// where there is a runtime.
-    pub(super) fn launch(&self, flight: &Arc<Fetch>) {
-        match flight.drive() {
-            Turn::Done(result) => self.inner.landed(flight, result.map_err(Some)),
-            Turn::Panicked => self.inner.landed(flight, Err(None)),
-            Turn::Pending => wait::spawn(&self.inner, flight),
+    /// Polls a new fetch for the first time, in the caller's context: a source that need not wait is done with it.
+    /// Otherwise a task drives the fetch from here on, if a runtime is entered.
+    pub(super) fn poll_first(&self, fetch: &Arc<Fetch>) {
+        self.state.drive(fetch);
+        if fetch.outcome().is_none() {
+            runtime::spawn(&self.state, fetch);
         }
     }
 }

@@ -1,139 +1,284 @@
-//! Seats in a flight: who awaits it, who drives it, and how to wake them.
+//! [`SharedCall`]: a future that many participants await together.
+//!
+//! ```text
+//! Idle (the call is in its slot) ⇄ Polling (a driver has taken it out) ⇒ Finished (there is an outcome, for good)
+//! ```
+//!
+//! Any participant that *drives* may poll the call: it takes the call out of its slot under the lock, polls it without
+//! the lock, and puts it back. A task drives if there is one; otherwise every waiter does. The first outcome wins.
+//!
+//! No wake-up is lost. A wake-up of the call wakes all registered drivers, and a driver that registers later polls the
+//! call at once. So it does no harm if a woken driver is dropped instead of polled. A driver that finds the call taken
+//! out has nothing to poll: a wake-up that arrives meanwhile is remembered (`woken`), and the drivers are woken again
+//! when the call is put back.
+//!
+//! This module knows neither tokens nor keys, and runs no foreign code under its lock: not the call, not its
+//! destructor, and no waker's clone, wake or drop.
 
-use std::sync::Arc;
-use std::task::Waker;
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
-use super::fetch::{Fetch, Outcome};
-use crate::cache::lock;
-use crate::sync::atomic::Ordering;
+use super::lock;
+use crate::sync::Mutex;
 
-/// Who has a seat in a flight.
+/// A future that returns `R`, from which whoever polls it to its end makes the outcome `T` that all participants get.
+pub(crate) struct SharedCall<R, T> {
+    state: Mutex<State<R, T>>,
+}
+
+type Call<R> = Pin<Box<dyn Future<Output = R> + Send>>;
+
+struct State<R, T> {
+    /// `None` while a driver polls it, and once there is an outcome.
+    call: Option<Call<R>>,
+    outcome: Option<T>,
+    /// Whether the call was woken since a driver last took it.
+    woken: bool,
+    /// Whether a task drives.
+    has_driver: bool,
+    /// Whether nobody but the waiters needs the outcome: when the last one leaves, the call may end.
+    detached: bool,
+    /// Number of waiters now, and of all there ever were.
+    waiting: usize,
+    waited: usize,
+    waiters: Waiters,
+}
+
+/// How a participant takes part in a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A request that awaits the outcome; it drives where no task does.
+    /// Awaits the outcome, and drives only where no task does.
     Waiter,
     /// The task that drives.
-    Task,
+    Driver,
 }
 
-/// A place in a flight, given up when dropped.
-pub(crate) struct Seat {
-    flight: Arc<Fetch>,
-    role: Role,
-    number: usize,
+/// The call panicked.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// What a participant does next.
+pub(crate) enum Step<T> {
+    Finished(T),
+    /// Poll the call.
+    Drive,
+    Wait,
 }
 
-impl Seat {
-    pub(crate) fn take(flight: Arc<Fetch>, role: Role) -> Self {
-        let mut state = lock(&flight.state);
+/// What remains of a call after a participant left it.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Remaining {
+    /// Other participants.
+    InUse,
+    /// Nobody who would poll it. A later participant can go on with it.
+    Abandoned,
+    /// Nobody, and it was detached: it should be cancelled.
+    Unwanted,
+}
+
+impl<R, T: Clone> SharedCall<R, T> {
+    pub(crate) fn new(call: Call<R>) -> Self {
+        let state = State {
+            call: Some(call),
+            outcome: None,
+            woken: false,
+            has_driver: false,
+            detached: false,
+            waiting: 0,
+            waited: 0,
+            waiters: Waiters::default(),
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    pub(crate) fn outcome(&self) -> Option<T> {
+        lock(&self.state).outcome.clone()
+    }
+
+    /// Returns whether nobody awaits or drives the call, so that it can be dropped without harm.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let state = lock(&self.state);
+        state.waiting == 0 && !state.has_driver
+    }
+
+    /// Polls the call with `waker`, which has to call [`wake_drivers`](Self::wake_drivers). Pending if another driver
+    /// is polling it.
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<R, Panicked>> {
+        let Some(mut call) = self.take_call() else { return Poll::Pending };
+        match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(waker)))) {
+            Ok(Poll::Pending) => {
+                self.put_back(call);
+                Poll::Pending
+            }
+            Ok(Poll::Ready(output)) => {
+                drop_quietly(call);
+                Poll::Ready(Ok(output))
+            }
+            Err(payload) => {
+                drop_quietly(payload);
+                drop_quietly(call);
+                Poll::Ready(Err(Panicked))
+            }
+        }
+    }
+
+    fn take_call(&self) -> Option<Call<R>> {
+        let mut state = lock(&self.state);
+        let call = state.call.take()?;
+        state.woken = false;
+        Some(call)
+    }
+
+    fn put_back(&self, call: Call<R>) {
+        let mut state = lock(&self.state);
+        if state.outcome.is_some() {
+            drop(state);
+            drop_quietly(call);
+            return;
+        }
+        state.call = Some(call);
+        let wakers = if state.woken { state.waiters.take_drivers() } else { Vec::new() };
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn wake_drivers(&self) {
+        let mut state = lock(&self.state);
+        state.woken = true;
+        let wakers = state.waiters.take_drivers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Sets the outcome, unless there is one. `before_wake` gets the number of waiters that there ever were, and runs
+    /// before any of them is woken.
+    ///
+    /// Every call has to be finished in the end: it may own its own waker, which keeps it alive until it is dropped.
+    pub(crate) fn finish(&self, outcome: T, before_wake: impl FnOnce(usize)) {
+        let mut state = lock(&self.state);
+        if state.outcome.is_some() {
+            return;
+        }
+        state.outcome = Some(outcome);
+        let (call, waited, wakers) = (state.call.take(), state.waited, state.waiters.take_all());
+        drop(state);
+        before_wake(waited);
+        drop_quietly(call);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Notes that only waiters need the outcome from now on. Returns whether there is none.
+    pub(crate) fn detach(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.detached = true;
+        state.waiting == 0
+    }
+
+    /// Adds a participant. Returns its slot.
+    pub(crate) fn join(&self, role: Role) -> usize {
+        let mut state = lock(&self.state);
         match role {
             Role::Waiter => {
                 state.waiting += 1;
                 state.waited += 1;
             }
-            Role::Task => state.has_task = true,
+            Role::Driver => state.has_driver = true,
         }
-        let number = state.seats.add();
-        drop(state);
-        Self { flight, role, number }
+        state.waiters.add()
     }
 
-    pub(crate) fn flight(&self) -> &Arc<Fetch> {
-        &self.flight
-    }
-
-    /// The outcome. Without one yet, `waker` is woken when there is; if this seat drives, also whenever the call wants to be polled.
+    /// Returns the outcome, or registers `waker` for it. A participant that drives is also woken when the call is.
     ///
-    /// A waiter drives where no task does, and where it could not give up in time (`has_timer`) if the task's runtime stands still.
-    pub(crate) fn look(&self, waker: &Waker, has_timer: bool) -> View {
+    /// A waiter drives where no task does. It also drives if it `can_stall`: without a timer of its own, nothing else
+    /// would wake it if the task's runtime stopped.
+    pub(crate) fn poll_outcome(&self, slot: usize, role: Role, can_stall: bool, waker: &Waker) -> Step<T> {
         let waker = waker.clone();
-        let mut state = lock(&self.flight.state);
+        let mut state = lock(&self.state);
         if let Some(outcome) = &state.outcome {
-            return View::Over(outcome.clone());
+            return Step::Finished(outcome.clone());
         }
-        let drives = self.role == Role::Task || !state.has_task || !has_timer;
-        let unused = state.seats.set(self.number, waker, drives);
+        let drives = role == Role::Driver || !state.has_driver || can_stall;
+        let replaced = state.waiters.set(slot, waker, drives);
         drop(state);
-        drop(unused);
-        if drives { View::Drive } else { View::Wait }
+        drop(replaced);
+        if drives { Step::Drive } else { Step::Wait }
     }
-}
 
-/// What somebody in a seat sees.
-pub(crate) enum View {
-    Over(Outcome),
-    /// The flight goes on, and this seat drives it.
-    Drive,
-    Wait,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = lock(&self.flight.state);
-        let waker = state.seats.remove(self.number);
-        match self.role {
+    /// Removes a participant.
+    pub(crate) fn leave(&self, slot: usize, role: Role) -> Remaining {
+        let mut state = lock(&self.state);
+        let waker = state.waiters.remove(slot);
+        match role {
             Role::Waiter => state.waiting -= 1,
-            Role::Task => state.has_task = false,
+            Role::Driver => state.has_driver = false,
         }
-        let unawaited = state.waiting == 0;
-        let (has_task, detached) = (state.has_task, state.detached);
+        let remaining = match (state.waiting, state.detached, state.has_driver) {
+            (0, true, _) => Remaining::Unwanted,
+            (0, false, false) => Remaining::Abandoned,
+            _ => Remaining::InUse,
+        };
         drop(state);
         drop(waker);
-        if unawaited && detached {
-            self.flight.abort();
-        } else if unawaited && !has_task {
-            self.flight.air.abandoned.store(true, Ordering::Relaxed);
-        }
+        remaining
     }
 }
 
-/// The wakers of all seats. Numbers of seats given up are used again, so that it is never larger than the most that sat at once.
-///
-/// Cloning or dropping a waker may run an executor's code, so wakers come and leave by value: cloned before the lock, dropped after it.
+/// Wakers of all participants. Slots are used again, so that there are never more of them than participants at one time.
 #[derive(Default)]
-pub(crate) struct Seats {
-    taken: Vec<Registered>,
+struct Waiters {
+    slots: Vec<WaiterSlot>,
     free: Vec<usize>,
 }
 
 #[derive(Default)]
-struct Registered {
+struct WaiterSlot {
     waker: Option<Waker>,
     drives: bool,
 }
 
-impl Seats {
-    pub(crate) fn add(&mut self) -> usize {
+impl Waiters {
+    fn add(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            self.taken.push(Registered::default());
-            self.taken.len() - 1
+            self.slots.push(WaiterSlot::default());
+            self.slots.len() - 1
         })
     }
 
-    /// Answers the waker that is not needed any more.
+    /// Returns the waker that was replaced, to be dropped without the lock.
     #[must_use]
-    pub(crate) fn set(&mut self, number: usize, waker: Waker, drives: bool) -> Option<Waker> {
-        let seat = &mut self.taken[number];
-        seat.drives = drives;
-        seat.waker.replace(waker)
+    fn set(&mut self, slot: usize, waker: Waker, drives: bool) -> Option<Waker> {
+        let slot = &mut self.slots[slot];
+        slot.drives = drives;
+        slot.waker.replace(waker)
     }
 
     #[must_use]
-    pub(crate) fn remove(&mut self, number: usize) -> Option<Waker> {
-        self.free.push(number);
-        self.taken[number].waker.take()
+    fn remove(&mut self, slot: usize) -> Option<Waker> {
+        self.free.push(slot);
+        self.slots[slot].waker.take()
     }
 
-    pub(crate) fn drivers(&mut self) -> Vec<Waker> {
-        self.take_wakers(|seat| seat.drives)
+    fn take_drivers(&mut self) -> Vec<Waker> {
+        self.take(|slot| slot.drives)
     }
 
-    pub(crate) fn everyone(&mut self) -> Vec<Waker> {
-        self.take_wakers(|_| true)
+    fn take_all(&mut self) -> Vec<Waker> {
+        self.take(|_| true)
     }
 
-    /// A waker is woken once for each time it registers.
-    fn take_wakers(&mut self, which: impl Fn(&Registered) -> bool) -> Vec<Waker> {
-        self.taken.iter_mut().filter(|seat| which(seat)).filter_map(|seat| seat.waker.take()).collect()
+    /// Takes the wakers out: one registration wakes once.
+    fn take(&mut self, which: impl Fn(&WaiterSlot) -> bool) -> Vec<Waker> {
+        self.slots.iter_mut().filter(|slot| which(slot)).filter_map(|slot| slot.waker.take()).collect()
+    }
+}
+
+/// Drops a foreign value, whose destructor may panic, and so may the destructor of that panic's payload.
+fn drop_quietly<V>(value: V) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        let second: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        std::mem::forget(second);
     }
 }

@@ -1,60 +1,60 @@
-//! What all handles share: the store, the flights that fill it, and what becomes of a flight's result.
+//! [`CacheState`]: what all handles of a cache share, and what becomes of a fetch's result.
+//!
+//! One lock, over the fetches in flight, makes a *generation* of a key: a fetch publishes its token only while it is the
+//! one that stands in that map, and forgetting a token takes the fetch out of it, both under the lock.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use super::clock::{ClockReading, CorrectedClock};
 use super::cooldown::Cooldowns;
-use super::entry::{Entry, ExpiryPolicy};
-use super::fetch::{Fetch, FetchCounter, Outcome, Reason};
-use super::join::Saw;
+use super::entry::{Entry, ExpiryPolicy, Freshness};
+use super::fetch::{Fetch, FetchCounter, FetchResult, Outcome};
 use super::lock;
 use super::stats::Counters;
 use super::store::{Map, Store, store};
 use crate::clock::Clock;
-use crate::error::{AuthError, AuthErrorKind, TokenError};
-use crate::jwt::Jwt;
+use crate::error::{AuthError, AuthErrorKind};
 use crate::params::AuthParams;
-use crate::source::{BoxTokenSource, TokenRequest};
+use crate::source::{BoxTokenSource, FetchReason, TokenRequest};
 use crate::sync::Mutex;
 use crate::trace;
 
-/// Refused tokens are remembered for so many keys, until a new token is there; past it a source is not told
-/// [`force_refresh`](TokenRequest::force_refresh) for the one that was seen longest ago.
+/// Number of keys for which the last rejected token is remembered. Beyond it, the key that was seen longest ago is asked
+/// for without [`force_refresh`](TokenRequest::force_refresh).
 const MAX_REJECTED: usize = 1024;
 
 /// Everything that [`TokenCache::new`](super::TokenCache::new) needs.
 pub(crate) struct CacheConfig {
     pub(crate) source: BoxTokenSource,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) freshness: ExpiryPolicy,
+    pub(crate) expiry: ExpiryPolicy,
     pub(crate) fetch_timeout: Duration,
     pub(crate) max_tokens: usize,
     pub(crate) max_concurrent_fetches: usize,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct CacheState {
     source: BoxTokenSource,
     pub(super) clock: CorrectedClock,
-    freshness: ExpiryPolicy,
+    expiry: ExpiryPolicy,
     pub(super) fetch_timeout: Duration,
     pub(super) max_concurrent_fetches: usize,
-    /// Changed only under the lock of `flights`.
+    /// Changed only under the lock of `in_flight`.
     pub(super) store: Store<Arc<Entry>>,
-    /// The flights that may publish.
-    pub(super) flights: Mutex<InFlight>,
-    /// All flights that are not over, those that may not publish any more included.
-    pub(super) air: Arc<FetchCounter>,
-    /// The token that was refused last, for keys that have no new one yet. Changed only under the lock of `flights`.
-    pub(super) rejected: Store<Jwt>,
-    pub(super) holds: Cooldowns,
+    pub(super) in_flight: Mutex<InFlight>,
+    pub(super) counter: Arc<FetchCounter>,
+    /// The last rejected token of each key that has no new one yet. Changed only under the lock of `in_flight`.
+    pub(super) rejected: Store<Arc<Entry>>,
+    pub(super) cooldowns: Cooldowns,
     pub(super) counters: Counters,
 }
 
-/// One flight a key.
+/// The fetches that may publish, one for each key.
 pub(super) struct InFlight {
     by_key: Map<Arc<Fetch>>,
-    /// None of them is late before this.
+    /// No fetch has timed out before this.
     none_late_before: SystemTime,
 }
 
@@ -63,9 +63,9 @@ impl InFlight {
         self.by_key.get(params)
     }
 
-    pub(super) fn insert(&mut self, flight: Arc<Fetch>) {
-        self.none_late_before = self.none_late_before.min(flight.deadline);
-        self.by_key.insert(flight.params.clone(), flight);
+    pub(super) fn insert(&mut self, fetch: Arc<Fetch>) {
+        self.none_late_before = self.none_late_before.min(fetch.deadline);
+        self.by_key.insert(fetch.params.clone(), fetch);
     }
 
     pub(super) fn remove(&mut self, params: &AuthParams) -> Option<Arc<Fetch>> {
@@ -76,141 +76,147 @@ impl InFlight {
         std::mem::take(&mut self.by_key).into_values()
     }
 
-    /// Takes out those that are late, and those that nobody awaits or drives if there may be any; without looking through all of
-    /// them if there can be none.
+    /// Removes the fetches that have timed out and those that nobody awaits or drives. Looks through all of them only if
+    /// there can be such.
     fn remove_useless(&mut self, now: SystemTime, may_be_abandoned: bool) -> Vec<Arc<Fetch>> {
         if now < self.none_late_before && !may_be_abandoned {
             return Vec::new();
         }
-        let useless = |_: &_, flight: &mut Arc<Fetch>| flight.is_late(now) || flight.is_abandoned();
-        let removed = self.by_key.extract_if(useless).map(|(_, flight)| flight).collect();
-        self.none_late_before = self.by_key.values().map(|flight| flight.deadline).min().unwrap_or(now);
+        let is_useless = |_: &_, fetch: &mut Arc<Fetch>| fetch.timed_out(now) || fetch.is_abandoned();
+        let removed = self.by_key.extract_if(is_useless).map(|(_, fetch)| fetch).collect();
+        self.none_late_before = self.by_key.values().map(|fetch| fetch.deadline).min().unwrap_or(now);
         removed
     }
 }
 
-impl Inner {
+impl CacheState {
     pub(super) fn new(config: CacheConfig) -> Self {
         Self {
             source: config.source,
             clock: CorrectedClock::new(config.clock),
-            freshness: config.freshness,
+            expiry: config.expiry,
             fetch_timeout: config.fetch_timeout,
             max_concurrent_fetches: config.max_concurrent_fetches,
             store: store(config.max_tokens),
-            flights: Mutex::new(InFlight { by_key: Map::default(), none_late_before: SystemTime::UNIX_EPOCH }),
-            air: Arc::default(),
+            in_flight: Mutex::new(InFlight { by_key: Map::default(), none_late_before: SystemTime::UNIX_EPOCH }),
+            counter: Arc::default(),
             rejected: store(config.max_tokens.min(MAX_REJECTED)),
-            holds: Cooldowns::default(),
+            cooldowns: Cooldowns::default(),
             counters: Counters::default(),
         }
     }
 
-    /// A new flight, not yet in the map. Nothing of the source runs here.
-    pub(super) fn take_off(&self, params: &AuthParams, saw: Saw<'_>, at: ClockReading) -> Arc<Fetch> {
+    /// Makes a fetch that is not in the map yet. Nothing of the source runs here.
+    pub(super) fn start_fetch(
+        &self,
+        params: &AuthParams,
+        seen: Option<&Arc<Entry>>,
+        reason: FetchReason,
+        at: ClockReading,
+    ) -> Arc<Fetch> {
         let request = TokenRequest::new(params.clone(), at.corrected());
-        let (reason, request) = match (self.rejected.get(params), saw) {
-            (Some(rejected), _) => (Reason::Rejected(rejected), request.with_force_refresh()),
-            (None, Saw::RefreshDue(entry)) => (Reason::Refresh(Arc::clone(entry)), request),
-            (None, Saw::NoneUsable(_)) => (Reason::Miss, request),
+        let (reason, replaces, request) = match self.rejected.get(params) {
+            Some(rejected) => (FetchReason::Rejected, Some(rejected), request.with_force_refresh()),
+            None => (reason, seen.cloned().filter(|_| reason == FetchReason::RefreshAhead), request),
         };
         self.counters.fetches.add();
         let times = (at, at.raw + self.fetch_timeout);
-        Fetch::new(params.clone(), reason, times, self.source.call(request), Arc::clone(&self.air))
+        let call = self.source.call(request);
+        Fetch::new(params.clone(), (reason, replaces), times, call, Arc::clone(&self.counter))
     }
 
-    /// Takes a flight out of the map, if it still is in it.
-    pub(super) fn leave(&self, flight: &Arc<Fetch>) {
-        self.publish(flight, |_| {});
-    }
-
-    /// Takes a flight out of the map and calls `with`, if it still is in it (rules C1, E1).
-    fn publish(&self, flight: &Arc<Fetch>, with: impl FnOnce(&Self)) {
-        let mut flights = lock(&self.flights);
-        if flights.get(&flight.params).is_some_and(|current| Arc::ptr_eq(current, flight)) {
-            flights.remove(&flight.params);
-            with(self);
+    /// Polls the source's call, and completes the fetch if it is ready.
+    pub(super) fn drive(&self, fetch: &Arc<Fetch>) {
+        if let Poll::Ready(result) = fetch.poll() {
+            self.complete(fetch, result);
         }
     }
 
-    /// The source has answered, or panicked (`Err(None)`).
-    pub(super) fn landed(&self, flight: &Arc<Fetch>, result: Result<Jwt, Option<TokenError>>) {
+    /// Ends a fetch whose source returned or panicked.
+    fn complete(&self, fetch: &Arc<Fetch>, result: FetchResult) {
         let now = self.clock.read();
         match result {
             Ok(jwt) => {
-                let mut unusable = false;
-                self.publish(flight, |inner| unusable = !inner.keep(flight, &jwt, now.corrected()));
-                flight.finish(Outcome::Token(jwt), || {
-                    if unusable {
-                        refresh_failed(flight, now, None, None);
+                let started = fetch.started.corrected();
+                let entry = Arc::new(Entry::new(jwt, started, &self.expiry, fetch.params.keyed_hash()));
+                let mut admitted = None;
+                self.remove_if_current(fetch, || admitted = Some(self.admit(fetch, &entry, now.corrected())));
+                fetch.finish(Outcome::Token(entry), || {
+                    if admitted == Some(false) {
+                        note_failed_refresh(fetch, now, None, None);
                     }
                 });
             }
             Err(error) => {
                 let error = error.map(Arc::new);
                 let pause =
-                    error.as_ref().and_then(|error| self.holds.begin(flight.params.partition(), now.raw, error));
-                self.fail(flight, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), pause);
+                    error.as_ref().and_then(|error| self.cooldowns.begin(fetch.params.partition(), now.raw, error));
+                self.fail(fetch, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), pause);
             }
         }
     }
 
-    /// Ends a flight that is late (rule C6).
-    pub(super) fn expire(&self, flight: &Arc<Fetch>) {
-        self.fail(flight, self.clock.read(), AuthError::fetch_timeout(), None);
+    /// Ends a fetch that has taken too long (rule C6).
+    pub(super) fn time_out(&self, fetch: &Arc<Fetch>) {
+        self.fail(fetch, self.clock.read(), AuthError::fetch_timeout(), None);
     }
 
-    fn fail(&self, flight: &Arc<Fetch>, now: ClockReading, error: AuthError, pause: Option<Duration>) {
-        self.leave(flight);
+    fn fail(&self, fetch: &Arc<Fetch>, now: ClockReading, error: AuthError, pause: Option<Duration>) {
+        self.remove_if_current(fetch, || {});
         let kind = error.kind();
-        flight.finish(Outcome::Failed(error), || {
+        fetch.finish(Outcome::Failed(error), || {
             self.counters.failures.add();
-            refresh_failed(flight, now, Some(kind), pause);
+            note_failed_refresh(fetch, now, Some(kind), pause);
         });
     }
 
-    /// Puts a new token into the cache, unless it is no good for that; answers whether it is.
-    fn keep(&self, flight: &Fetch, jwt: &Jwt, now: SystemTime) -> bool {
-        let old = match &flight.reason {
-            Reason::Miss => None,
-            Reason::Refresh(entry) => Some(entry.jwt()),
-            Reason::Rejected(rejected) => Some(rejected),
-        };
-        let refused = self.rejected.get(&flight.params);
-        if old.into_iter().chain(&refused).any(|old| old.same_as(jwt)) {
+    /// Takes a fetch out of the map. If it still was in it, it may publish: `publish` is called under the lock (rules C1,
+    /// E1).
+    pub(super) fn remove_if_current(&self, fetch: &Arc<Fetch>, publish: impl FnOnce()) {
+        let mut in_flight = lock(&self.in_flight);
+        if in_flight.get(&fetch.params).is_some_and(|current| Arc::ptr_eq(current, fetch)) {
+            in_flight.remove(&fetch.params);
+            publish();
+        }
+    }
+
+    /// Puts a new token into the cache. Returns false, and does not, if it has expired, or is one that was to be replaced.
+    fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, now: SystemTime) -> bool {
+        let rejected = self.rejected.get(&fetch.params);
+        if fetch.replaces.iter().chain(&rejected).any(|old| old.jwt().same_as(entry.jwt())) {
             return false;
         }
-        self.rejected.remove(&flight.params);
-        let key_hash = flight.params.keyed_hash();
-        let Some(entry) = Entry::new(jwt.clone(), flight.started.corrected(), now, &self.freshness, key_hash) else {
+        self.rejected.remove(&fetch.params);
+        if entry.freshness(now) == Freshness::Expired {
             return false;
-        };
-        self.store.insert(flight.params.clone(), Arc::new(entry));
+        }
+        self.store.insert(fetch.params.clone(), Arc::clone(entry));
         true
     }
 
-    /// Makes room when `max_concurrent_fetches` are in the air, but never by a flight that is awaited (rule C5). Answers whether there is room now.
+    /// Makes room when `max_concurrent_fetches` are running, but never by ending a fetch that is awaited (rule C5).
+    /// Returns whether there is room now.
     pub(super) fn sweep(&self, now: SystemTime) -> bool {
-        let useless = lock(&self.flights).remove_useless(now, self.air.may_be_abandoned());
-        for flight in useless {
-            if flight.is_late(now) { self.expire(&flight) } else { flight.abort() }
+        let useless = lock(&self.in_flight).remove_useless(now, self.counter.take_abandoned());
+        for fetch in useless {
+            if fetch.timed_out(now) { self.time_out(&fetch) } else { fetch.cancel() }
         }
-        self.air.flights() < self.max_concurrent_fetches
+        self.counter.running() < self.max_concurrent_fetches
     }
 }
 
-/// A flight that refreshes a token did not bring a better one: the next waits (rule D3).
-fn refresh_failed(flight: &Fetch, now: ClockReading, error: Option<AuthErrorKind>, pause: Option<Duration>) {
-    if let Reason::Refresh(entry) = &flight.reason {
+/// A refresh brought no better token: the next one waits (rule D3).
+fn note_failed_refresh(fetch: &Fetch, now: ClockReading, error: Option<AuthErrorKind>, pause: Option<Duration>) {
+    if let (FetchReason::RefreshAhead, Some(entry)) = (fetch.reason, &fetch.replaces) {
         entry.refresh_failed(now.corrected(), pause);
         trace::refresh_failed(error);
     }
 }
 
-impl Drop for Inner {
-    /// The last handle is gone, and with it everyone who awaited a flight (rule C4).
+impl Drop for CacheState {
+    /// The last handle is gone, and with it everyone who awaited a fetch (rule C4).
     fn drop(&mut self) {
-        let flights = lock(&self.flights).remove_all();
-        flights.for_each(|flight| flight.abort());
+        let fetches = lock(&self.in_flight).remove_all();
+        fetches.for_each(|fetch| fetch.cancel());
     }
 }

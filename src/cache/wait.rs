@@ -1,86 +1,84 @@
-//! Those who sit in a flight: [`Waiter`], a request that needs its outcome, and [`spawn`]'s task, which drives it.
+//! Participants of a fetch: [`FetchFuture`], a request that needs the outcome, and [`FetchTask`], which drives it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::fetch::{Fetch, Outcome, Role, Seat, Turn, View};
-use super::runtime::Deadline;
-use super::{Found, Inner, Served, TokenCache};
+use super::fetch::{Fetch, Outcome, WaiterGuard};
+use super::runtime::Timer;
+use super::shared_call::{Role, Step};
+use super::state::CacheState;
+use super::{Lookup, ResolvedToken, TokenCache};
 use crate::error::AuthError;
 
-/// A seat and a deadline: what waiters and the task have in common.
-struct Watch {
-    seat: Seat,
-    deadline: Deadline,
+/// A place in a fetch and a timeout: what waiters and the task have in common.
+struct Participant {
+    guard: WaiterGuard,
+    timer: Timer,
 }
 
-impl Watch {
-    fn new(inner: &Inner, flight: Arc<Fetch>, role: Role) -> Self {
-        Self { seat: Seat::take(flight, role), deadline: Deadline::new(inner.fetch_timeout) }
+impl Participant {
+    fn new(state: &CacheState, fetch: Arc<Fetch>, role: Role) -> Self {
+        Self { guard: WaiterGuard::join(fetch, role), timer: Timer::new(state.fetch_timeout) }
     }
 
-    /// Waits for the outcome; drives the flight if it is this one's to drive; ends the flight when it is late (rule C6).
-    fn poll(&mut self, inner: &Inner, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let timer = self.deadline.poll(cx);
-        let flight = self.seat.flight();
-        let late = match timer {
+    /// Waits for the outcome, drives the fetch if that is this participant's to do, and ends it when it has taken too
+    /// long (rule C6).
+    fn poll(&mut self, state: &CacheState, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let timer = self.timer.poll(cx);
+        let fetch = self.guard.fetch();
+        let timed_out = match timer {
             Some(timer) => timer.is_ready(),
-            None => flight.is_late(inner.clock.raw()),
+            None => fetch.timed_out(state.clock.raw()),
         };
-        match self.seat.look(cx.waker(), timer.is_some()) {
-            View::Over(outcome) => return Poll::Ready(outcome),
-            View::Wait => {}
-            // Also when it is late: what is ready in the same moment counts.
-            View::Drive => match flight.drive() {
-                Turn::Done(result) => inner.landed(flight, result.map_err(Some)),
-                Turn::Panicked => inner.landed(flight, Err(None)),
-                Turn::Pending => {}
-            },
+        match self.guard.poll(timer.is_none(), cx.waker()) {
+            Step::Finished(outcome) => return Poll::Ready(outcome),
+            Step::Wait => {}
+            // Also when it has timed out: a result that is ready in the same moment counts.
+            Step::Drive => state.drive(fetch),
         }
-        if late {
-            inner.expire(flight);
+        if timed_out {
+            state.time_out(fetch);
         }
-        flight.outcome().map_or(Poll::Pending, Poll::Ready)
+        fetch.outcome().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// The outcome of a flight, as a future. Dropping it does no harm to the flight.
-pub(crate) struct Waiter {
-    tokens: TokenCache,
-    watch: Watch,
+/// The token of a fetch, as a future. Dropping it does not end the fetch.
+pub(crate) struct FetchFuture {
+    cache: TokenCache,
+    participant: Participant,
     restarted: bool,
 }
 
-impl Waiter {
-    pub(crate) fn new(tokens: TokenCache, flight: Arc<Fetch>) -> Self {
-        let watch = Watch::new(&tokens.inner, flight, Role::Waiter);
-        Self { tokens, watch, restarted: false }
+impl FetchFuture {
+    pub(super) fn new(cache: TokenCache, fetch: Arc<Fetch>) -> Self {
+        let participant = Participant::new(&cache.state, fetch, Role::Waiter);
+        Self { cache, participant, restarted: false }
     }
 
-    pub(crate) fn flight(&self) -> &Arc<Fetch> {
-        self.watch.seat.flight()
+    pub(super) fn fetch(&self) -> &Arc<Fetch> {
+        self.participant.guard.fetch()
     }
 }
 
-impl Future for Waiter {
-    type Output = Result<Served, AuthError>;
+impl Future for FetchFuture {
+    type Output = Result<ResolvedToken, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            match ready!(this.watch.poll(&this.tokens.inner, cx)) {
-                Outcome::Token(jwt) => return Poll::Ready(Ok(Served::by(this.flight(), jwt))),
+            match ready!(this.participant.poll(&this.cache.state, cx)) {
+                Outcome::Token(entry) => return Poll::Ready(Ok(ResolvedToken::fetched(this.fetch(), entry))),
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 Outcome::Cancelled if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
-                // The runtime of the flight's task was shut down: start over, once and in silence (rule C4).
+                // The runtime of the task was shut down: start over, once (rule C4).
                 Outcome::Cancelled => {
                     this.restarted = true;
-                    match this.tokens.find(&this.flight().params.clone()) {
-                        Found::Cached { served, .. } => return Poll::Ready(Ok(served)),
-                        Found::Fetched(result) => return Poll::Ready(result),
-                        Found::Awaited(waiter) => this.watch = waiter.watch,
+                    match this.cache.get_or_fetch(&this.fetch().params.clone()) {
+                        Lookup::Ready(result) => return Poll::Ready(result.into_inner()),
+                        Lookup::Waiting(waiting) => this.participant = waiting.participant,
                     }
                 }
             }
@@ -88,58 +86,46 @@ impl Future for Waiter {
     }
 }
 
-/// Has a task drive the flight, if there is a runtime to spawn it on.
-#[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
-pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Fetch>) {
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    flight.home.set(&runtime);
-    drop(runtime.spawn(Task::new(inner, flight)));
-}
-
-#[cfg(tower_aiuta_auth_model)]
-pub(crate) use super::model::spawn;
-
-#[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
-pub(crate) fn spawn(_inner: &Arc<Inner>, _flight: &Arc<Fetch>) {}
-
-/// Drives a flight to its end, whether or not its callers are still there (rule C3). It does not keep the cache alive: when the last
-/// handle goes, the flight ends and the task with it (rule C4).
+/// Drives a fetch to its end, whether or not its callers are still there (rule C3).
+///
+/// It does not keep the cache alive: when the last handle goes, the fetch ends, and the task with it (rule C4).
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
-pub(super) struct Task {
-    inner: std::sync::Weak<Inner>,
-    watch: Watch,
+pub(super) struct FetchTask {
+    state: std::sync::Weak<CacheState>,
+    participant: Participant,
 }
 
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
-impl Task {
-    pub(super) fn new(inner: &Arc<Inner>, flight: &Arc<Fetch>) -> Self {
-        Self { inner: Arc::downgrade(inner), watch: Watch::new(inner, Arc::clone(flight), Role::Task) }
+impl FetchTask {
+    pub(super) fn new(state: &Arc<CacheState>, fetch: &Arc<Fetch>) -> Self {
+        let participant = Participant::new(state, Arc::clone(fetch), Role::Driver);
+        Self { state: Arc::downgrade(state), participant }
     }
 }
 
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
-impl Future for Task {
+impl Future for FetchTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        match this.inner.upgrade() {
-            Some(inner) => this.watch.poll(&inner, cx).map(drop),
+        match this.state.upgrade() {
+            Some(state) => this.participant.poll(&state, cx).map(drop),
             None => Poll::Ready(()),
         }
     }
 }
 
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
-impl Drop for Task {
-    /// Dropped before the end, the task's runtime was shut down.
+impl Drop for FetchTask {
+    /// A task that is dropped before the end belonged to a runtime that was shut down.
     fn drop(&mut self) {
-        let flight = self.watch.seat.flight();
-        if flight.outcome().is_none() {
-            if let Some(inner) = self.inner.upgrade() {
-                inner.leave(flight);
+        let fetch = self.participant.guard.fetch();
+        if fetch.outcome().is_none() {
+            if let Some(state) = self.state.upgrade() {
+                state.remove_if_current(fetch, || {});
             }
-            flight.abort();
+            fetch.cancel();
         }
     }
 }

@@ -12,8 +12,7 @@ use crate::cache::{CacheConfig, ExpiryPolicy, TokenCache};
 use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
 use crate::layer::AiutaAuthLayer;
-use crate::layer::authorize::JwtScheme;
-use crate::layer::config::{Scheme, Settings};
+use crate::layer::config::{Config, JwtScheme, Scheme};
 use crate::params::{DEFAULT_SIGNED_FIELDS, check_fields};
 use crate::request::access::{Access, AccessRule, AccessTable};
 use crate::request::credential::secret_value;
@@ -252,10 +251,10 @@ impl AiutaAuthBuilder {
             CredentialInput::ApiKey(key) => Scheme::ApiKey(ArcSwap::from_pointee(secret("api_key", key)?)),
             CredentialInput::Jwt { subscription_id, source } => Scheme::Jwt(Arc::new(JwtScheme {
                 subscription_id: secret("subscription_id", subscription_id)?,
-                tokens: TokenCache::new(CacheConfig {
+                token_cache: TokenCache::new(CacheConfig {
                     source,
                     clock: self.clock,
-                    freshness: ExpiryPolicy {
+                    expiry: ExpiryPolicy {
                         refresh_ahead: self.refresh_ahead,
                         fallback_lifetime: self.fallback_lifetime.min(MAX_LIFETIME),
                     },
@@ -275,7 +274,7 @@ impl AiutaAuthBuilder {
                 ));
             }
         };
-        Ok(AiutaAuthLayer::new(Settings { origins, access, scheme }))
+        Ok(AiutaAuthLayer::new(Config { origins, access, scheme }))
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
@@ -294,6 +293,32 @@ impl AiutaAuthBuilder {
             return Err(ConfigError::new("fetch_timeout", "it must be over zero and at most a day"));
         }
         Ok(())
+    }
+}
+
+impl AiutaAuthLayer {
+    /// A layer for the ApiKey scheme, with the defaults: `x-api-key` on every request to `https://api.aiuta.com`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the key is empty or illegal in a header.
+    pub fn api_key(key: impl Into<String>) -> Result<Self, ConfigError> {
+        Self::builder().api_key(key).build()
+    }
+
+    /// A layer for the Jwt scheme, with the defaults: a token from `source` on requests that start a try-on, `x-user-id` on those that
+    /// need no more.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the subscription id is empty or illegal in a header.
+    pub fn jwt(subscription_id: impl Into<String>, source: impl TokenSource) -> Result<Self, ConfigError> {
+        Self::builder().jwt(subscription_id, source).build()
+    }
+
+    /// A builder, for everything else.
+    pub fn builder() -> AiutaAuthBuilder {
+        AiutaAuthBuilder::new()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a layer was built with, checked: everything that a request meets on its way.
+//! [`Config`]: the checked settings of a layer, which every request is treated by.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 
-use crate::layer::authorize::JwtScheme;
+use crate::cache::TokenCache;
 use crate::request::access::AccessTable;
 use crate::request::origin::Origins;
 
 /// Where credentials may go, which one a request needs, and what they are.
-pub(crate) struct Settings {
+pub(crate) struct Config {
     pub(crate) origins: Origins,
     pub(crate) access: AccessTable,
     pub(crate) scheme: Scheme,
@@ -19,14 +19,23 @@ pub(crate) struct Settings {
 
 /// Aiuta's two ways to authenticate.
 pub(crate) enum Scheme {
-    /// It can be changed while requests are under way.
+    /// The value of `x-api-key`. It can be changed while requests are in flight.
     ApiKey(ArcSwap<HeaderValue>),
     Jwt(Arc<JwtScheme>),
 }
 
-impl fmt::Debug for Settings {
+/// The credential of the JWT scheme, and how its requests are treated.
+pub(crate) struct JwtScheme {
+    pub(crate) subscription_id: HeaderValue,
+    pub(crate) token_cache: TokenCache,
+    pub(crate) signed_fields: Vec<String>,
+    pub(crate) body_limit: usize,
+    pub(crate) replay_unauthorized: bool,
+}
+
+impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("origins", &self.origins).field("scheme", &self.scheme).finish_non_exhaustive()
+        f.debug_struct("Config").field("origins", &self.origins).field("scheme", &self.scheme).finish_non_exhaustive()
     }
 }
 
@@ -34,7 +43,7 @@ impl fmt::Debug for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ApiKey(_) => f.write_str("ApiKey(..)"),
-            Self::Jwt(jwt) => f.debug_struct("Jwt").field("tokens", &jwt.tokens).finish_non_exhaustive(),
+            Self::Jwt(jwt) => f.debug_struct("Jwt").field("token_cache", &jwt.token_cache).finish_non_exhaustive(),
         }
     }
 }

@@ -19,6 +19,33 @@ const TOKEN_URL: &str = "AIUTA_TOKEN_URL";
 
 const JWT: [&str; 4] = [SUBSCRIPTION_ID, JWT_ISSUER, JWT_SECRET, TOKEN_URL];
 
+impl AiutaAuthLayer {
+    /// A layer by the environment:
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `AIUTA_API_KEY` | the ApiKey scheme with this key |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_JWT_ISSUER`, `AIUTA_JWT_SECRET` | the Jwt scheme, tokens made by a `JwtSigner` (feature `signer`) |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | the Jwt scheme, tokens from your backend at this URL: a `RemoteTokenSource` (feature `remote`) over reqwest (feature `reqwest-middleware`) |
+    /// | `AIUTA_ORIGIN` | instead of `https://api.aiuta.com` |
+    ///
+    /// The token URL is `https`, or `http` for a loopback host. It is asked by `POST`, through the system's proxy if it is `https`, and within
+    /// the default [`fetch_timeout`](AiutaAuthBuilder::fetch_timeout); redirects are not followed. Requests then have to be sent
+    /// on a tokio runtime. **TLS** is what the program's reqwest is built with (its feature `rustls` or `native-tls`): without any, an `https`
+    /// URL fails when the first token is fetched, with "scheme is not http".
+    ///
+    /// There is no variable for a session by which the backend knows this program: who needs one, another method or the partition's header
+    /// builds the `RemoteTokenSource` by hand and gives it to [`jwt`](Self::jwt).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], naming the variables, if none is set, both schemes are, half of one, or both ways to a token; for a value that can't
+    /// work, an empty one for example; and if the program was built without a feature that a variable needs.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        builder()?.build()
+    }
+}
+
 /// A builder with what the environment says.
 pub(crate) fn builder() -> Result<AiutaAuthBuilder, ConfigError> {
     let mut builder = AiutaAuthLayer::builder();

@@ -1,4 +1,4 @@
-//! [`AiutaAuth`]: the service. [`call`](Service::call) is the map of this crate.
+//! [`AiutaAuth`]: the service. Its [`call`](Service::call) is the map of this crate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,50 +7,54 @@ use std::task::{Context, Poll, Waker};
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::cache::Found;
+use super::authorize::Authorize;
+use super::config::{Config, JwtScheme, Scheme};
+use super::future::{ResponseFuture, Waiting};
 use crate::error::{AuthError, BoxError};
-use crate::layer::authorize::{JwtScheme, Preparing};
-use crate::layer::config::{Scheme, Settings};
-use crate::layer::future::{ResponseFuture, Waiting};
-use crate::request::access::{Access, Need};
+use crate::request::access::{Access, NormalizedPaths, starts_try_on};
 use crate::request::body::RequestBody;
 use crate::request::credential::Credential;
 use crate::trace;
 
-/// Adds Aiuta's credentials to the requests of the service `S`; made by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
+/// Adds Aiuta's credentials to the requests of the service `S`. Made by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
 ///
 /// ```text
 /// request ─▶ trusted origin? ──no──▶ inner service, untouched
 ///               │yes
 ///               ▼
-///         ApiKey ────────────────────────────────────▶ x-api-key ───────────┐
-///         Jwt ─▶ access? ── SubscriptionId ──────────────▶ x-user-id ───────────┤
-///                  └─ Jwt ─▶ params ─▶ token cache ── hit ─▶ Bearer ────┤
-///                                              └─ miss ─▶ flight ─▶ source  ▼
-///                                                                      inner service
-///                       forget that token, make another, replay once ◀── 401 │
-///                                                                            ▼
-///                                                                         response
+///         API key ──────────────────────────────────▶ x-api-key ───────────┐
+///         JWT ─▶ Access? ── SubscriptionId ─────────▶ x-user-id ───────────┤
+///                  └─ Jwt ─▶ params ─▶ token cache ── hit ─▶ Bearer ───────┤
+///                                          └─ miss ─▶ fetch ─▶ Bearer ─────┤
+///                                                                          ▼
+///                                                                    inner service
+///                       forget the token, get another, replay once ◀── 401 │
+///                                                                          ▼
+///                                                                       response
 /// ```
 ///
-/// # Rules it keeps
+/// # Guarantees
 ///
-/// - **A1** At a trusted origin exactly one credential leaves; what the caller had put into its headers is replaced.
-/// - **B2** The inner service gets the very same bytes; bodies that need not be read are not.
-/// - **C2** While a request waits, for its body or for a token, it holds nothing of the inner service.
-/// - **E4** A request is sent at most twice: again only after a 401 to a token that was out of the cache, or made by a wrong clock.
-/// - **F1** Only a service that was polled ready is called.
-/// - **F3** Errors of the inner service pass through as they are, boxed; ours downcast to [`AuthError`].
-/// - **H1** A clock that is off by up to a day is found out by the `Date` of a 401, and corrected for an hour.
+/// - At a trusted origin a request carries exactly one credential. Those that the caller put into its headers are
+///   replaced. A request to another origin is not touched.
+/// - The inner service gets the same body, byte for byte. Bodies are only read if the params are in them, or if they are
+///   small enough to be replayed.
+/// - While a request waits for its body or for a token, it holds nothing of the inner service, such as a permit.
+/// - A request is sent at most twice: a second time only after a 401 to a token from the cache, or to one that was made
+///   by a wrong clock.
+/// - Only a service that was polled ready is called.
+/// - Errors of the inner service pass through unchanged, boxed. This layer's own downcast to
+///   [`AuthError`](crate::AuthError), and mean that the request was not sent.
+/// - If the clock is off by up to a day, the `Date` of a 401 shows it, and the clock is corrected for an hour.
 #[derive(Clone)]
 pub struct AiutaAuth<S> {
     inner: S,
-    settings: Arc<Settings>,
+    config: Arc<Config>,
 }
 
 impl<S> AiutaAuth<S> {
-    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
-        Self { inner, settings }
+    pub(crate) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
     }
 
     /// The inner service.
@@ -85,37 +89,41 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let settings = &*self.settings;
-        if !settings.origins.trust(&request) {
+        let config = &*self.config;
+        if !config.origins.trust(&request) {
             trace::withheld(request.uri().host());
             return ResponseFuture::passing(self.inner.call(request));
         }
-        match &settings.scheme {
+        match &config.scheme {
             Scheme::ApiKey(key) => {
-                if settings.access.stated(&request) != Some(Access::Anonymous) {
+                if config.access.stated(&request) != Some(Access::Anonymous) {
                     Credential::ApiKey(&key.load()).put_into(request.headers_mut());
                 }
                 ResponseFuture::passing(self.inner.call(request))
             }
-            Scheme::Jwt(jwt) => match settings.access.need(&request) {
-                Need::Nothing => ResponseFuture::passing(self.inner.call(request)),
-                Need::UserId => {
-                    Credential::UserId(&jwt.subscription_id).put_into(request.headers_mut());
-                    ResponseFuture::passing(self.inner.call(request))
+            Scheme::Jwt(jwt) => {
+                let paths = NormalizedPaths::of(request.uri().path());
+                match config.access.of(&request, &paths) {
+                    Access::Anonymous => ResponseFuture::passing(self.inner.call(request)),
+                    Access::SubscriptionId => {
+                        Credential::UserId(&jwt.subscription_id).put_into(request.headers_mut());
+                        ResponseFuture::passing(self.inner.call(request))
+                    }
+                    Access::Jwt => {
+                        let starts_try_on = starts_try_on(request.method(), &paths);
+                        let jwt = Arc::clone(jwt);
+                        self.call_with_jwt(jwt, request, starts_try_on)
+                    }
                 }
-                Need::Token { starts_try_on } => {
-                    let jwt = Arc::clone(jwt);
-                    self.call_secured(jwt, request, starts_try_on)
-                }
-            },
+            }
         }
     }
 }
 
 impl<S> AiutaAuth<S> {
-    /// Params, token, Bearer. What can be had without waiting is had here and now, and the service that was polled ready is called; a
-    /// request that has to wait goes on in the future, with a service that is polled ready again.
-    fn call_secured<B, R>(
+    /// Authorizes the request and sends it. If nothing has to wait, it is sent on the service that was polled ready.
+    /// Otherwise that readiness is released, and the future polls the service ready again.
+    fn call_with_jwt<B, R>(
         &mut self,
         scheme: Arc<JwtScheme>,
         mut request: Request<B>,
@@ -127,42 +135,33 @@ impl<S> AiutaAuth<S> {
         B: RequestBody + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut preparing = Preparing::new(&scheme, &request, starts_try_on);
-        // A body of known bytes is read at once. One that has to wait is polled again by the future, with its real waker.
-        let prepared = match preparing.poll(&scheme, &mut request, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(prepared)) => prepared,
-            Poll::Ready(Err(error)) => return self.fail(error),
+        let mut authorize = Authorize::new(scheme, &request, starts_try_on);
+        // What is pending is polled again by the future, with its real waker.
+        match authorize.poll(&mut request, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(authorized)) => {
+                let service = authorized.may_replay().then(|| self.inner.clone());
+                ResponseFuture::sent(self.inner.call(request), authorized, service)
+            }
+            Poll::Ready(Err(error)) => self.fail(error),
             Poll::Pending => {
-                let waiting = Waiting { request, service: self.give_up_ready() };
-                return ResponseFuture::preparing(preparing, scheme, waiting);
+                let service = self.release_ready();
+                ResponseFuture::authorizing(authorize, Waiting { request, service })
             }
-        };
-        let (served, beside) = match prepared.find_token(&scheme) {
-            Found::Cached { served, beside } => (served, beside),
-            Found::Fetched(Ok(served)) => (served, None),
-            Found::Fetched(Err(error)) => return self.fail(error),
-            Found::Awaited(waiter) => {
-                let waiting = Waiting { request, service: self.give_up_ready() };
-                return ResponseFuture::awaiting_token(prepared, waiter, scheme, waiting);
-            }
-        };
-        let sent = prepared.authorize(scheme, &mut request, served);
-        let service = sent.may_replay().then(|| self.inner.clone());
-        ResponseFuture::sent(self.inner.call(request), sent, service, beside)
+        }
     }
 
-    /// The request is not sent: whatever was reserved for it is for others.
+    /// Fails without sending, and releases the reserved readiness.
     fn fail<B>(&mut self, error: AuthError) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>> + Clone,
     {
-        self.give_up_ready();
+        self.release_ready();
         ResponseFuture::failed(error)
     }
 
-    /// Drops the service that was polled ready, with any permit it holds, and returns a clone that was not polled: a request that waits
-    /// must not keep others from being sent (rule C2).
-    fn give_up_ready(&mut self) -> S
+    /// Drops the service that was polled ready, with any permit it holds, and returns a clone that was not polled: a
+    /// request that waits must not keep others from being sent (rule C2).
+    fn release_ready(&mut self) -> S
     where
         S: Clone,
     {
@@ -174,6 +173,6 @@ impl<S> AiutaAuth<S> {
 
 impl<S: fmt::Debug> fmt::Debug for AiutaAuth<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AiutaAuth").field("inner", &self.inner).field("settings", &self.settings).finish()
+        f.debug_struct("AiutaAuth").field("inner", &self.inner).field("config", &self.config).finish()
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http::{Method, Request, Uri};
 
-use super::path::{Normalization, NormalizedPaths};
+use super::path::Normalization;
+pub(crate) use super::path::NormalizedPaths;
 use crate::error::ConfigError;
 
 /// What a request needs. As a request extension it overrides the table of Aiuta's operations.
@@ -68,37 +69,21 @@ impl AccessTable {
         by_extension.or_else(|| self.rule.as_ref()?(request.method(), request.uri()))
     }
 
-    /// What the request needs: as stated, or by the table. What is not in the table gets the strong credential.
-    pub(crate) fn need<B>(&self, request: &Request<B>) -> Need {
+    /// What the request needs: as stated, or by the table. What is not in the table needs a JWT.
+    pub(crate) fn of<B>(&self, request: &Request<B>, paths: &NormalizedPaths<'_>) -> Access {
         let method = request.method();
-        let paths = NormalizedPaths::of(request.uri().path());
-        let access = self.stated(request).unwrap_or_else(|| {
-            let identified = paths
-                .all(|path| path.strip_prefix(self.base_path.as_str()).is_some_and(|path| is_identified(method, path)));
-            if identified { Access::SubscriptionId } else { Access::Jwt }
-        });
-        match access {
-            Access::Anonymous => Need::Nothing,
-            Access::SubscriptionId => Need::UserId,
-            Access::Jwt => Need::Token { starts_try_on: starts_try_on(method, &paths) },
-        }
+        self.stated(request).unwrap_or_else(|| {
+            let takes_subscription_id = paths.all(|path| {
+                path.strip_prefix(self.base_path.as_str()).is_some_and(|path| takes_subscription_id(method, path))
+            });
+            if takes_subscription_id { Access::SubscriptionId } else { Access::Jwt }
+        })
     }
-}
-
-/// What one request needs under the Jwt scheme.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
-    Nothing,
-    UserId,
-    /// `starts_try_on`: it has to have params (rule B3).
-    Token {
-        starts_try_on: bool,
-    },
 }
 
 /// Aiuta's operations that take the subscription id: all of try-on that do not start one. Their paths are the same on the digital
 /// try-on API and on the unified one; analytics has a base path of its own.
-fn is_identified(method: &Method, path: &str) -> bool {
+fn takes_subscription_id(method: &Method, path: &str) -> bool {
     let analytics = path.strip_prefix("/analytics/v1/");
     let Some(path) =
         analytics.or_else(|| path.strip_prefix("/digital-try-on/v1/").or_else(|| path.strip_prefix("/v1/")))
@@ -129,6 +114,6 @@ pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
 
 /// Whether a request starts a try-on: under any prefix, since a token for no params at a try-on path that is new to us would be the one
 /// mistake that the scheme is there to prevent.
-fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
+pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
     *method == Method::POST && paths.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
 }

@@ -4,7 +4,7 @@ use crate::params::percent::triplet;
 
 /// A path in whichever way it is read. Those who read it after this layer (clients, gateways, Aiuta) do not agree on what `/x%2Fy/..`,
 /// `/x\y/..` and `/x//..` lead to.
-pub(super) enum NormalizedPaths<'a> {
+pub(crate) enum NormalizedPaths<'a> {
     /// It is normal already, however it is read.
     Plain(&'a str),
     Ambiguous {
@@ -14,7 +14,7 @@ pub(super) enum NormalizedPaths<'a> {
 }
 
 impl<'a> NormalizedPaths<'a> {
-    pub(super) fn of(path: &'a str) -> Self {
+    pub(crate) fn of(path: &'a str) -> Self {
         if is_plain(path) {
             return Self::Plain(path);
         }

@@ -19,7 +19,7 @@ mod storm;
 #[cfg(test)]
 mod world;
 
-pub(crate) use self::runtime::{Deadline, spawn};
+pub(crate) use self::runtime::{Timer, is_entered, spawn};
 
 /// Runs a scenario under many schedules: half of them chosen at random at every step, half by few changes of priority (PCT), which finds
 /// what takes one thread to be very late.

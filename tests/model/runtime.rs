@@ -10,8 +10,8 @@ use shuttle::thread::JoinHandle;
 
 use crate::cache::fetch::Fetch;
 use crate::cache::lock;
-use crate::cache::state::Inner;
-use crate::cache::wait::Task;
+use crate::cache::state::CacheState;
+use crate::cache::wait::FetchTask;
 use crate::clock::Clock;
 use crate::sync::Mutex;
 
@@ -75,7 +75,7 @@ pub(super) struct Runtime {
 struct Tasks {
     down: bool,
     driven: Vec<JoinHandle<()>>,
-    standing: Vec<Task>,
+    standing: Vec<FetchTask>,
     /// To be woken when it is shut down.
     wakers: Vec<Waker>,
 }
@@ -98,7 +98,7 @@ impl Runtime {
         HERE.with(|here| here.borrow().clone())
     }
 
-    fn spawn(self: &Arc<Self>, task: Task) {
+    fn spawn(self: &Arc<Self>, task: FetchTask) {
         let mut tasks = lock(&self.tasks);
         if tasks.down {
             drop(tasks);
@@ -111,7 +111,7 @@ impl Runtime {
         }
     }
 
-    fn drive(self: Arc<Self>, task: Task) {
+    fn drive(self: Arc<Self>, task: FetchTask) {
         self.enter();
         let mut task = Some(task);
         shuttle::future::block_on(std::future::poll_fn(move |cx| {
@@ -151,28 +151,33 @@ impl Runtime {
     }
 }
 
+/// In place of tokio's `Handle::try_current`.
+pub(crate) fn is_entered() -> bool {
+    Runtime::here().is_some()
+}
+
 /// In place of tokio's `spawn`.
-pub(crate) fn spawn(inner: &Arc<Inner>, flight: &Arc<Fetch>) {
+pub(crate) fn spawn(state: &Arc<CacheState>, fetch: &Arc<Fetch>) {
     if let Some(runtime) = Runtime::here() {
-        runtime.spawn(Task::new(inner, flight));
+        runtime.spawn(FetchTask::new(state, fetch));
     }
 }
 
 /// In place of tokio's timers.
-pub(crate) struct Deadline {
+pub(crate) struct Timer {
     timeout: Duration,
-    at: Option<SystemTime>,
+    deadline: Option<SystemTime>,
 }
 
-impl Deadline {
+impl Timer {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { timeout, at: None }
+        Self { timeout, deadline: None }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
         let runtime = Runtime::here().filter(|runtime| runtime.abilities.timers)?;
-        let at = *self.at.get_or_insert_with(|| runtime.time.now() + self.timeout);
-        Some(runtime.time.poll_until(at, cx.waker()))
+        let deadline = *self.deadline.get_or_insert_with(|| runtime.time.now() + self.timeout);
+        Some(runtime.time.poll_until(deadline, cx.waker()))
     }
 }
 

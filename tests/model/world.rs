@@ -11,8 +11,8 @@ use shuttle::thread::{self, JoinHandle};
 
 use super::runtime::{Abilities, Gate, Impatient, Runtime, Time};
 use crate::cache::fetch::FetchCounter;
-use crate::cache::state::Inner;
-use crate::cache::{CacheConfig, ExpiryPolicy, TokenCache};
+use crate::cache::state::CacheState;
+use crate::cache::{CacheConfig, ExpiryPolicy, ResolvedToken, TokenCache};
 use crate::error::{AuthErrorKind, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
@@ -161,6 +161,12 @@ fn number(jwt: &Jwt) -> Number {
     jwt.expose().rsplit('.').next().unwrap().parse().unwrap()
 }
 
+/// A token as it was resolved for a request, which is rejected now.
+fn rejected(number: Number) -> ResolvedToken {
+    let policy = ExpiryPolicy { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) };
+    ResolvedToken::for_model(token(number), &policy)
+}
+
 pub(super) type Got = Result<Number, AuthErrorKind>;
 
 #[derive(Clone)]
@@ -179,7 +185,7 @@ impl World {
         let tokens = TokenCache::new(CacheConfig {
             source: BoxTokenSource::new(Source { book: Arc::clone(&book), gate: Arc::clone(&gate), plan }),
             clock: Arc::new(time.clone()),
-            freshness: ExpiryPolicy { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) },
+            expiry: ExpiryPolicy { refresh_ahead: 0.25, fallback_lifetime: Duration::from_secs(LIFETIME) },
             fetch_timeout: Duration::from_secs(FETCH_TIMEOUT),
             max_tokens: settings.max_tokens,
             max_concurrent_fetches: settings.max_concurrent_fetches,
@@ -266,7 +272,7 @@ impl World {
 
     /// A 401 to a request with this token.
     pub(super) fn reject(&self, key: Key, number: Number) {
-        self.tokens.reject(&params(key), &token(number));
+        self.tokens.reject(&params(key), &rejected(number));
         self.book.lock().unwrap().refused.push(number);
     }
 
@@ -301,7 +307,7 @@ impl World {
     }
 
     pub(super) fn in_the_air(&self) -> usize {
-        self.tokens.inner.air.flights()
+        self.tokens.state.counter.running()
     }
 
     pub(super) fn shut_down(&self) {
@@ -323,8 +329,8 @@ impl World {
     /// source that keeps a waker keeps the flight's memory.
     pub(super) fn end_beside(self, beside: impl FnOnce()) {
         let Self { tokens, runtime, book, .. } = self;
-        let (air, inner): (Arc<FetchCounter>, Weak<Inner>) =
-            (Arc::clone(&tokens.inner.air), Arc::downgrade(&tokens.inner));
+        let (air, inner): (Arc<FetchCounter>, Weak<CacheState>) =
+            (Arc::clone(&tokens.state.counter), Arc::downgrade(&tokens.state));
         drop(tokens);
         beside();
         if let Some(runtime) = runtime {
@@ -333,7 +339,7 @@ impl World {
             runtime.shut_down();
         }
         assert_eq!(inner.strong_count(), 0, "the cache outlives its handles");
-        assert_eq!(air.flights(), 0, "flights in the air");
+        assert_eq!(air.running(), 0, "flights in the air");
         assert_eq!(Arc::strong_count(&air), 1, "flights in memory");
         assert_eq!(
             book.lock().unwrap().live.values().sum::<usize>(),

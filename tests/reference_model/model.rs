@@ -155,7 +155,7 @@ impl Model {
     /// When a refresh may begin, and when it has to (rule D2: a tenth of that time is left to chance).
     fn due(&self, cached: &Cached) -> Option<(i64, i64)> {
         let ahead = ((cached.until - cached.from) / 4).min(300_000);
-        self.refreshes.then(|| (cached.until - ahead - 2, cached.until - ahead * 9 / 10 + 2))
+        (self.refreshes && self.on_runtime).then(|| (cached.until - ahead - 2, cached.until - ahead * 9 / 10 + 2))
     }
 
     fn late_by_clock(&self, call: Call) -> bool {

@@ -171,78 +171,16 @@ fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
     assert_eq!(inner.count(), 0);
 }
 
-/// Nothing drives a refresh but the requests that pass by; one whose body came late does so, too.
+/// Nothing would drive it: the token serves until it has expired, and is fetched again then.
 #[test]
-fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
-    use bytes::Bytes;
-    use http_body_util::{channel::Channel, combinators::UnsyncBoxBody};
-    use tower::ServiceExt;
-
-    let (clock, refresh, response) = (ManualClock::default(), Gate::closed(), Gate::closed());
-    let source = {
-        let refresh = refresh.clone();
-        Source::with(move |call, request| {
-            let refresh = refresh.clone();
-            async move {
-                if call > 1 {
-                    refresh.pass().await;
-                }
-                Ok(numbered(call, &request, secs(60)))
-            }
-        })
-    };
-    let layer = jwt_at(&clock, source);
-    let inner = {
-        let response = response.clone();
-        Recorder::with(move |_| {
-            let response = response.clone();
-            async move {
-                response.pass().await;
-                Ok(http::Response::new(http_body_util::Full::default()))
-            }
-        })
-    };
-    let tokens = layer.token_cache().unwrap();
-    poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
-    clock.advance(secs(50));
-
-    let (mut sender, body) = Channel::<Bytes, std::convert::Infallible>::new(1);
-    let request = http::Request::post(SKU_IMAGES).body(UnsyncBoxBody::new(body)).unwrap();
-    let mut pool = LocalPool::new();
-    let sending = pool.spawner().spawn_local_with_handle(service(&layer, &inner).oneshot(request)).unwrap();
-    pool.run_until_stalled();
-    sender.try_send(http_body::Frame::data(Bytes::from(serde_json::to_vec(&params("image-1")).unwrap()))).unwrap();
-    drop(sender);
-    pool.run_until_stalled();
-    assert_eq!(number(inner.only().token()), 1);
-    refresh.open(1);
-    pool.run_until_stalled();
-    assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).unwrap()), 2, "the refresh is done");
-    response.open(1);
-    pool.run_until_stalled();
-    assert!(sending.now_or_never().is_some());
-}
-
-/// Where no timer ends a refresh that hangs, a request that comes by does; it must not begin the next one in the same breath.
-#[test]
-fn d3_the_next_refresh_waits_after_one_that_was_late() {
-    let clock = ManualClock::default();
-    let source = Source::with(|call, request| async move {
-        if call > 1 {
-            std::future::pending::<()>().await;
-        }
-        Ok(numbered(call, &request, secs(600)))
-    });
+fn c3_without_a_runtime_no_token_is_refreshed_ahead() {
+    let (clock, source) = (ManualClock::default(), Source::new());
     let layer = jwt_at(&clock, source.clone());
     let tokens = layer.token_cache().unwrap();
-    let calls_after = |seconds| {
+    let number_after = |seconds| {
         clock.advance(secs(seconds));
-        assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).expect("it waits for a refresh")), 1);
-        source.calls()
+        number_of(&poll(&mut getting(tokens, "image-1")).expect("the source need not wait"))
     };
-    assert_eq!(calls_after(0), 1);
-    assert_eq!(calls_after(470), 2);
-    assert_eq!((calls_after(10), calls_after(1)), (2, 3), "late, and a second later the next");
-    assert_eq!((calls_after(10), calls_after(1), calls_after(1)), (3, 3, 4), "late again, and now two");
-    assert_eq!(tokens.stats().failures, 2);
+    assert_eq!([number_after(0), number_after(54), number_after(1)], [1, 1, 2]);
+    assert_eq!((source.calls(), tokens.stats().refreshes), (2, 0));
 }

@@ -1,4 +1,4 @@
-//! ExpiryPolicy in tables. What comes of it on the wire is tested in `tests/freshness.rs`.
+//! `ExpiryPolicy` in tables. What comes of it on the wire is tested in `tests/freshness.rs`.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,18 +16,18 @@ fn jwt(payload: &str) -> Jwt {
     Jwt::parse(format!("{}.{}.c2ln", part(r#"{"alg":"HS256"}"#), part(payload))).unwrap()
 }
 
-fn freshness(refresh_ahead: f64) -> ExpiryPolicy {
+fn policy(refresh_ahead: f64) -> ExpiryPolicy {
     ExpiryPolicy { refresh_ahead, fallback_lifetime: Duration::from_secs(60) }
 }
 
 fn entry(payload: &str, refresh_ahead: f64, key_hash: u64) -> Entry {
-    Entry::new(jwt(payload), at(0), at(0), &freshness(refresh_ahead), key_hash).unwrap()
+    Entry::new(jwt(payload), at(0), &policy(refresh_ahead), key_hash)
 }
 
 #[test]
 fn d1_until_when_a_token_is_used() {
     let seconds = |payload: &str| {
-        freshness(0.25).usable_until(&jwt(payload), at(0)).duration_since(at(0)).unwrap_or_default().as_secs()
+        policy(0.25).usable_until(&jwt(payload), at(0)).duration_since(at(0)).unwrap_or_default().as_secs()
     };
     let claims = |iat: i64, exp: i64| {
         let start = i64::try_from(START).unwrap();
@@ -57,19 +57,19 @@ fn d2_a_refresh_is_due_in_the_last_part_of_the_lifetime() {
     for key_hash in 0..1000 {
         let entry = entry(&payload, 0.25, key_hash);
         // A quarter of 55 s, up to a tenth of it later by the key.
-        assert_eq!(entry.standing(at(41)), Freshness::Fresh);
-        assert_eq!(entry.standing(at(43)), Freshness::RefreshDue);
-        assert_eq!(entry.standing(at(55)), Freshness::Expired);
+        assert_eq!(entry.freshness(at(41)), Freshness::Fresh);
+        assert_eq!(entry.freshness(at(43)), Freshness::RefreshDue);
+        assert_eq!(entry.freshness(at(55)), Freshness::Expired);
     }
-    assert_eq!(entry(&payload, 0.0, 1).standing(at(54)), Freshness::Fresh);
+    assert_eq!(entry(&payload, 0.0, 1).freshness(at(54)), Freshness::Fresh);
 }
 
 #[test]
 fn d2_no_refresh_begins_more_than_five_minutes_ahead() {
     let day = 24 * 60 * 60;
     let entry = entry(&format!(r#"{{"iat":{START},"exp":{}}}"#, START + day), 0.25, 7);
-    assert_eq!(entry.standing(at(day - 5 - 301)), Freshness::Fresh);
-    assert_eq!(entry.standing(at(day - 5 - 269)), Freshness::RefreshDue);
+    assert_eq!(entry.freshness(at(day - 5 - 301)), Freshness::Fresh);
+    assert_eq!(entry.freshness(at(day - 5 - 269)), Freshness::RefreshDue);
 }
 
 #[test]
