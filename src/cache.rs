@@ -42,7 +42,6 @@ use self::entry::{Entry, Freshness};
 use self::fetch::{Fetch, Outcome};
 use self::join::Join;
 use self::state::CacheState;
-use self::wait::FetchFuture;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
@@ -52,6 +51,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) use self::entry::ExpiryPolicy;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
+pub(crate) use self::wait::FetchFuture;
 
 /// The tokens of a layer, by params: from [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
 ///

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 
 use super::config::JwtScheme;
-use crate::cache::{Lookup, ResolvedToken};
+use crate::cache::{FetchFuture, Lookup, ResolvedToken};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
 use crate::request::access::NoReplay;
@@ -32,12 +32,8 @@ pub(crate) struct Authorize {
 enum Step {
     /// Reads the body. `None` if it need not be read.
     Body(Option<BodyReader>),
-    Token {
-        params: AuthParams,
-        /// The body, if it was read.
-        body: Bytes,
-        lookup: Lookup,
-    },
+    /// Awaits the token. `body` is empty if it was not read.
+    Token { params: AuthParams, body: Bytes, fetch: FetchFuture },
 }
 
 impl Authorize {
@@ -69,7 +65,7 @@ impl Authorize {
         B: RequestBody + Unpin,
         B::Error: Into<BoxError>,
     {
-        loop {
+        let (params, body, token) = loop {
             match &mut self.step {
                 Step::Body(reader) => {
                     let mut body = Bytes::new();
@@ -78,19 +74,21 @@ impl Authorize {
                         *request.body_mut() = B::from_bytes(body.clone());
                     }
                     let params = self.params(&body)?;
-                    let lookup = self.scheme.token_cache.get_or_fetch(&params);
-                    self.step = Step::Token { params, body, lookup };
+                    match self.scheme.token_cache.get_or_fetch(&params) {
+                        Lookup::Ready(result) => break (params, body, result.into_inner()?),
+                        Lookup::Waiting(fetch) => self.step = Step::Token { params, body, fetch },
+                    }
                 }
-                Step::Token { params, body, lookup } => {
-                    let token = ready!(Pin::new(lookup).poll(cx))?;
-                    // Copied before the token is in it: the copy gets another one.
-                    let copy = self.replayable.then(|| Box::new(copy_head(request, std::mem::take(body))));
-                    Credential::Bearer(token.jwt()).put_into(request.headers_mut());
-                    let (scheme, params) = (Arc::clone(&self.scheme), std::mem::take(params));
-                    return Poll::Ready(Ok(Authorized { scheme, params, token, copy }));
+                Step::Token { params, body, fetch } => {
+                    let token = ready!(Pin::new(fetch).poll(cx))?;
+                    break (std::mem::take(params), std::mem::take(body), token);
                 }
             }
-        }
+        };
+        // Copied before the token is in it: the copy gets another one.
+        let copy = self.replayable.then(|| Box::new(copy_head(request, body)));
+        Credential::Bearer(token.jwt()).put_into(request.headers_mut());
+        Poll::Ready(Ok(Authorized { scheme: Arc::clone(&self.scheme), params, token, copy }))
     }
 
     /// Settles the params of the request (rules B1, B3, B4).
