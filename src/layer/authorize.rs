@@ -134,7 +134,8 @@ impl Sent {
     /// of the cache (rule E2) or made by a wrong clock (rule H1). Any other was made for this very request, and the next would fare no better.
     pub(crate) fn refused<R>(&self, response: &Response<R>) -> Option<Found> {
         let tokens = &self.scheme.tokens;
-        let by_a_wrong_clock = headers::of(response).is_some_and(|date| tokens.compare_clocks(&self.served, date));
+        let by_a_wrong_clock =
+            headers::response_date(response).is_some_and(|date| tokens.compare_clocks(&self.served, date));
         tokens.reject(&self.params, &self.served.jwt);
         let replay = self.copy.is_some() && (self.served.from_cache || by_a_wrong_clock);
         replay.then(|| tokens.find(&self.params))
