@@ -1,38 +1,43 @@
-//! The one place where the wall clock is read.
+//! [`Clock`]: the wall clock by which the cache and the token sources judge and create tokens.
 //!
-//! A token's claims are wall-clock times, so freshness is judged by the wall clock; everything that needs the time asks a
-//! [`Clock`], so that a test (or a machine that knows better) can supply its own.
+//! The claims of a token are wall-clock times, so its freshness depends on the wall clock. [`SystemClock`] is the only
+//! code that reads it.
 
 use std::time::SystemTime;
 
-/// Tells the time by which tokens are judged fresh or stale.
+/// A source of the current time, by which tokens are created and expire.
 ///
-/// The default is [`SystemClock`]; tests use `testing::ManualClock`.
+/// The default is [`SystemClock`]. Set another one with [`AiutaAuthBuilder::clock`](crate::AiutaAuthBuilder::clock).
+/// Tests can use `testing::ManualClock` (feature `testing`). An `Arc` of a clock is a clock, too.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use tower_aiuta_auth::Clock;
+/// use tower_aiuta_auth::{AiutaAuthLayer, Clock};
 ///
-/// /// The system's clock, corrected by an offset learned elsewhere.
-/// struct Corrected(Duration);
+/// /// The system's clock with an offset that the application has measured.
+/// struct OffsetClock(Duration);
 ///
-/// impl Clock for Corrected {
+/// impl Clock for OffsetClock {
 ///     fn now(&self) -> SystemTime {
 ///         SystemTime::now() + self.0
 ///     }
 /// }
+///
+/// let builder = AiutaAuthLayer::builder().clock(OffsetClock(Duration::from_secs(2)));
 /// ```
 pub trait Clock: Send + Sync + 'static {
-    /// The current time. Called on the path of every request that needs a token: it must not block.
+    /// Returns the current time.
+    ///
+    /// It is called for every request that needs a token, so it must be fast and must not block.
     fn now(&self) -> SystemTime;
 }
 
-/// The operating system's wall clock, [`SystemTime::now`].
+/// The operating system's clock: [`SystemTime::now`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    #[allow(clippy::disallowed_methods, reason = "the only code that reads the wall clock")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

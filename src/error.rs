@@ -1,6 +1,7 @@
-//! What can go wrong: [`ConfigError`] when a layer is built, [`AuthError`] when a request is made.
+//! The crate's errors: [`ConfigError`] when a layer or a source is built, [`TokenError`] from a token source, and
+//! [`AuthError`] for a request that could not be authenticated.
 //!
-//! Neither ever shows a credential, a token, a param's value or a body.
+//! None of them contains a credential, a token, the value of a param or a part of a body.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -11,12 +12,14 @@ use std::time::Duration;
 
 use crate::jwt::InvalidJwt;
 
-/// Any error of a service: the inner service's own, passed through as it is, or an [`AuthError`].
+/// The error type of [`AiutaAuth`](crate::AiutaAuth): an [`AuthError`], or the inner service's error, which is passed
+/// through unchanged.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A setting that can't work, found when the layer is built.
+/// Returned when a setting is missing or invalid.
 ///
-/// Its text names the setting and says what would be right; a secret's value is not in it.
+/// Settings are checked when the layer, source or issuer is built, so that no request fails because of them. The
+/// message names the setting and says how to correct it. It never contains the value of a secret.
 ///
 /// ```
 /// use tower_aiuta_auth::AiutaAuthLayer;
@@ -28,20 +31,20 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Cow<'static, str>,
-    problem: Cow<'static, str>,
+    message: Cow<'static, str>,
 }
 
 impl ConfigError {
-    pub(crate) fn new(setting: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
-        Self { setting: setting.into(), problem: problem.into() }
+    pub(crate) fn new(setting: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { setting: setting.into(), message: message.into() }
     }
 
-    /// The same problem under the name by which the user gave the value, an environment variable's for example.
+    /// Replaces the setting's name by the name under which the user gave the value, such as an environment variable.
     pub(crate) fn with_setting_name(self, setting: impl Into<Cow<'static, str>>) -> Self {
         Self { setting: setting.into(), ..self }
     }
 
-    /// The setting's name: that of the builder's method, or of the environment variable.
+    /// Returns the name of the setting: the name of the method or parameter, or of the environment variable.
     #[must_use]
     pub fn setting(&self) -> &str {
         &self.setting
@@ -50,18 +53,25 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.setting, self.problem)
+        write!(f, "{}: {}", self.setting, self.message)
     }
 }
 
 impl Error for ConfigError {}
 
-/// Why a request could not be authenticated. It was not sent.
+/// Returned for a request that could not be authenticated.
 ///
-/// Opaque, so that causes can be added; [`kind`](Self::kind) tells what to do about it. The cause, where there is one, is
-/// [`source`](Error::source): a [`TokenError`] with the source's own error below it, or the body's error.
+/// The error is opaque, so that details can be added without a breaking change. Use [`kind`](Self::kind),
+/// [`is_transient`](Self::is_transient) and [`retry_after`](Self::retry_after) to decide what to do.
+/// [`source`](Error::source) returns the cause, if there is one: a [`TokenError`], or the error of the request's body.
 ///
-/// The layer's service answers errors boxed, its own beside those of the inner service; downcasting tells them apart:
+/// When the layer returns an `AuthError`, it has not sent the request to the inner service. If a token is rejected with
+/// a 401 and no other can be fetched, the caller receives the 401 response and no error.
+///
+/// # Examples
+///
+/// The service's error is a [`BoxError`]: an `AuthError` or the inner service's error. Use `downcast_ref` to
+/// distinguish them.
 ///
 /// ```
 /// use tower_aiuta_auth::{AuthError, AuthErrorKind, BoxError};
@@ -69,9 +79,9 @@ impl Error for ConfigError {}
 /// fn status(error: &BoxError) -> u16 {
 ///     match error.downcast_ref::<AuthError>() {
 ///         Some(error) if error.kind() == AuthErrorKind::BodyTooLarge => 413,
-///         Some(error) if error.is_transient() => 503, // error.retry_after() may say when to come back
+///         Some(error) if error.is_transient() => 503, // with `error.retry_after()` as Retry-After
 ///         Some(_) => 500,
-///         None => 502, // the inner service's
+///         None => 502, // the inner service's error
 ///     }
 /// }
 /// ```
@@ -84,25 +94,32 @@ pub struct AuthError {
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What kind of trouble an [`AuthError`] is.
+/// The kind of an [`AuthError`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthErrorKind {
-    /// The [`TokenSource`](crate::TokenSource) returned an error, panicked, or asked to be left alone for a while.
+    /// The [`TokenSource`](crate::TokenSource) returned an error or panicked, or the pause that it asked for by
+    /// [`TokenError::with_retry_after`] is not over. Transient if the source's error is.
     TokenSource,
-    /// The source returned something that can't be sent as a token: not a JWT, or over 8 KiB.
+    /// The token source returned an invalid token: not a JWT, or larger than 8 KiB. Fix the source.
     InvalidToken,
-    /// The source did not answer within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout). Transient.
+    /// The token source did not return within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout). Transient.
     FetchTimeout,
-    /// [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) calls of the source are running. Transient.
+    /// A fetch is needed, but [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) are running.
+    /// Transient.
     Overloaded,
-    /// A request that starts a try-on, without any param: put [`AuthParams`](crate::AuthParams) into its extensions, or
-    /// send a JSON body that has a signed field.
+    /// A request that starts a try-on has no params. Insert [`AuthParams`](crate::AuthParams) into its extensions, or
+    /// send a JSON body with at least one of the [`signed_fields`](crate::AiutaAuthBuilder::signed_fields).
     MissingParams,
-    /// The body is no JSON object, has a signed field twice or with a value that can't be signed, carries trailers, or failed
-    /// while it was read; or the params are over 4 KiB.
+    /// The params or the body can't be used:
+    ///
+    /// - The body of a request that starts a try-on is not a JSON object.
+    /// - A signed field occurs twice, or has a value that is not a [`ParamValue`](crate::ParamValue).
+    /// - The params are larger than 4 KiB.
+    /// - The body has to be buffered, but has trailers or failed.
     InvalidBody,
-    /// The body is over [`body_limit`](crate::AiutaAuthBuilder::body_limit).
+    /// The body of a request that starts a try-on is larger than [`body_limit`](crate::AiutaAuthBuilder::body_limit).
+    /// Raise the limit, or insert [`AuthParams`](crate::AuthParams) into the request's extensions.
     BodyTooLarge,
 }
 
@@ -116,32 +133,35 @@ impl AuthError {
     }
 
     pub(crate) fn body_failed(cause: BoxError) -> Self {
-        Self { source: Some(Arc::from(cause)), ..Self::invalid_body("the request's body failed while it was read") }
+        Self {
+            source: Some(Arc::from(cause)),
+            ..Self::invalid_body("the request's body failed while it was being read")
+        }
     }
 
     pub(crate) fn body_too_large() -> Self {
         Self::new(
             AuthErrorKind::BodyTooLarge,
-            "the body is over `body_limit`, so its params can't be read: raise the limit, \
-             or put `AuthParams` into the request's extensions",
+            "the body is larger than `body_limit`, so its params can't be read; raise the limit, \
+             or insert `AuthParams` into the request's extensions",
         )
     }
 
     pub(crate) fn missing_params() -> Self {
         Self::new(
             AuthErrorKind::MissingParams,
-            "a request that starts a try-on has no params to make a token for: put `AuthParams` into its extensions, \
+            "a request that starts a try-on has no params; insert `AuthParams` into its extensions, \
              or send a JSON body with a signed field",
         )
     }
 
     pub(crate) fn fetch_timeout() -> Self {
-        let message = "the token source did not answer within `fetch_timeout`";
+        let message = "the token source did not return within `fetch_timeout`";
         Self { transient: true, ..Self::new(AuthErrorKind::FetchTimeout, message) }
     }
 
     pub(crate) fn overloaded() -> Self {
-        let message = "as many tokens as `max_concurrent_fetches` allows are being fetched already";
+        let message = "the limit `max_concurrent_fetches` is reached, so no further token can be fetched";
         Self { transient: true, ..Self::new(AuthErrorKind::Overloaded, message) }
     }
 
@@ -149,23 +169,23 @@ impl AuthError {
         Self::new(AuthErrorKind::TokenSource, "the token source panicked")
     }
 
-    /// The fetch was cut off twice by runtimes that shut down.
+    /// The fetch was cancelled twice because the runtime that drove it was shut down.
     pub(crate) fn runtime_gone() -> Self {
-        let message = "the runtime that fetched the token was shut down";
+        let message = "the runtime was shut down while it fetched the token";
         Self { transient: true, ..Self::new(AuthErrorKind::TokenSource, message) }
     }
 
-    /// The source asked for a pause (`cause`'s `retry_after`) that has `left` to go.
-    pub(crate) fn cooling_down(cause: Arc<TokenError>, left: Duration) -> Self {
-        let message = "the token source asked not to be called again yet";
-        Self { message, retry_after: Some(left), ..Self::from_source(cause) }
+    /// The source asked for a pause, by `cause`'s `retry_after`, of which `remaining` is left.
+    pub(crate) fn cooling_down(cause: Arc<TokenError>, remaining: Duration) -> Self {
+        let message = "the token source failed earlier and asked not to be called yet";
+        Self { message, retry_after: Some(remaining), ..Self::from_source(cause) }
     }
 
     pub(crate) fn from_source(error: Arc<TokenError>) -> Self {
         let (kind, message) = if error.is_invalid_token() {
-            (AuthErrorKind::InvalidToken, "the token source returned something that can't be sent as a token")
+            (AuthErrorKind::InvalidToken, "the token source returned an invalid token")
         } else if error.is_denied() {
-            (AuthErrorKind::TokenSource, "the token source refused a token for these params")
+            (AuthErrorKind::TokenSource, "the token source denied a token for these params")
         } else {
             (AuthErrorKind::TokenSource, "the token source failed")
         };
@@ -177,28 +197,41 @@ impl AuthError {
         }
     }
 
-    /// What kind of trouble it is.
+    /// Returns the kind of this error.
     #[must_use]
     pub fn kind(&self) -> AuthErrorKind {
         self.kind
     }
 
-    /// Whether the same request may well succeed a little later.
+    /// Returns whether the same request may succeed if it is repeated later.
     ///
-    /// True for [`FetchTimeout`](AuthErrorKind::FetchTimeout), [`Overloaded`](AuthErrorKind::Overloaded), and what the source
-    /// itself called [transient](TokenError::transient).
+    /// This is the case for [`FetchTimeout`](AuthErrorKind::FetchTimeout) and
+    /// [`Overloaded`](AuthErrorKind::Overloaded), if the token source returned a [transient](TokenError::transient)
+    /// error, and if the runtime that fetched the token was shut down.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_aiuta_auth::AuthError;
+    /// /// Returns how long to wait before the next attempt, or `None` if another attempt is pointless.
+    /// fn backoff(error: &AuthError) -> Option<Duration> {
+    ///     error.is_transient().then(|| error.retry_after().unwrap_or(Duration::from_secs(1)))
+    /// }
+    /// ```
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.transient
     }
 
-    /// Returns whether the token source refused a token for these params ([`TokenError::denied`]).
+    /// Returns whether the token source denied a token for these params, by [`TokenError::denied`].
+    ///
+    /// A server that makes the request on behalf of a user should answer with 403 then.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         self.source.as_ref().and_then(|source| source.downcast_ref::<TokenError>()).is_some_and(TokenError::is_denied)
     }
 
-    /// How long to wait before the next try, if the source said so.
+    /// Returns how long to wait before the next attempt, if the token source set a
+    /// [delay](TokenError::with_retry_after).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -229,18 +262,23 @@ impl Error for AuthError {
     }
 }
 
-/// Why a [`TokenSource`](crate::TokenSource) has no token.
+/// Returned by a [`TokenSource`](crate::TokenSource) that has no token.
+///
+/// It becomes the [`source`](Error::source) of the [`AuthError`] that the caller of the service receives. A request
+/// that still has a valid token in the cache is not affected.
+///
+/// `Debug` and the error chain show the cause, so it must not contain secrets.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tower_aiuta_auth::TokenError;
 ///
-/// // The signing service is busy: nobody should ask again for ten seconds.
+/// // The signing service is busy, and should not be called again for ten seconds.
 /// let busy = TokenError::transient("signing service is busy").with_retry_after(Duration::from_secs(10));
 /// assert!(busy.is_transient());
 ///
 /// // This user may not use this image.
-/// let denied = TokenError::denied("image belongs to someone else");
+/// let denied = TokenError::denied("image belongs to another user");
 /// assert!(denied.is_denied() && !denied.is_transient());
 /// ```
 #[derive(Debug)]
@@ -259,46 +297,50 @@ pub(crate) enum TokenErrorKind {
 }
 
 impl TokenError {
-    pub(crate) fn of(kind: TokenErrorKind, cause: BoxError) -> Self {
+    pub(crate) fn with_kind(kind: TokenErrorKind, cause: BoxError) -> Self {
         Self { kind, retry_after: None, cause }
     }
 
-    /// A failure that will repeat itself: a missing key, params that can't be signed.
-    pub fn new(cause: impl Into<BoxError>) -> Self {
-        Self::of(TokenErrorKind::Permanent, cause.into())
-    }
-
-    /// A failure that may be gone soon: a connection lost, a server that is busy.
-    pub fn transient(cause: impl Into<BoxError>) -> Self {
-        Self::of(TokenErrorKind::Transient, cause.into())
-    }
-
-    /// A refusal: whoever asked may not have this token.
-    pub fn denied(cause: impl Into<BoxError>) -> Self {
-        Self::of(TokenErrorKind::Denied, cause.into())
-    }
-
-    /// Asks not to be called again for `delay`, at most 5 minutes: not for this partition if the params have one, otherwise not at all.
+    /// Creates an error for a failure that will not go away by itself, such as a missing key or params that can't be
+    /// signed.
     ///
-    /// Until then requests without a cached token fail at once.
+    /// `cause` is an error or a string.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        Self::with_kind(TokenErrorKind::Permanent, cause.into())
+    }
+
+    /// Creates an error for a failure that may go away soon, such as a lost connection or a busy server.
+    pub fn transient(cause: impl Into<BoxError>) -> Self {
+        Self::with_kind(TokenErrorKind::Transient, cause.into())
+    }
+
+    /// Creates an error that denies the token: the user that the params belong to may not have it.
+    pub fn denied(cause: impl Into<BoxError>) -> Self {
+        Self::with_kind(TokenErrorKind::Denied, cause.into())
+    }
+
+    /// Asks the layer not to call the source again for `delay`, up to 5 minutes.
+    ///
+    /// If the params have a [partition](crate::AuthParams::partition), this applies to that partition only, otherwise
+    /// to all fetches. During that time, requests without a cached token fail at once.
     #[must_use]
     pub fn with_retry_after(self, delay: Duration) -> Self {
         Self { retry_after: Some(delay), ..self }
     }
 
-    /// Whether it was made by [`transient`](Self::transient).
+    /// Returns whether the error was created by [`transient`](Self::transient).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.kind == TokenErrorKind::Transient
     }
 
-    /// Whether it was made by [`denied`](Self::denied).
+    /// Returns whether the error was created by [`denied`](Self::denied).
     #[must_use]
     pub fn is_denied(&self) -> bool {
         self.kind == TokenErrorKind::Denied
     }
 
-    /// How long the source wants to be left alone.
+    /// Returns the delay that was set by [`with_retry_after`](Self::with_retry_after).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -309,7 +351,8 @@ impl TokenError {
     }
 }
 
-/// For a conversion that can't fail, such as that of a [`Jwt`](crate::Jwt) into itself in [`source_fn`](crate::source_fn).
+/// Used by [`source_fn`](crate::source_fn) for a function that returns a [`Jwt`](crate::Jwt), whose conversion can't
+/// fail.
 impl From<Infallible> for TokenError {
     fn from(never: Infallible) -> Self {
         match never {}
@@ -318,17 +361,17 @@ impl From<Infallible> for TokenError {
 
 impl From<InvalidJwt> for TokenError {
     fn from(error: InvalidJwt) -> Self {
-        Self::of(TokenErrorKind::InvalidToken, Box::new(error))
+        Self::with_kind(TokenErrorKind::InvalidToken, Box::new(error))
     }
 }
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            TokenErrorKind::Permanent => "no token could be made",
-            TokenErrorKind::Transient => "no token can be made at the moment",
-            TokenErrorKind::Denied => "a token was refused",
-            TokenErrorKind::InvalidToken => "what was made is no token",
+            TokenErrorKind::Permanent => "no token could be created",
+            TokenErrorKind::Transient => "no token can be created at the moment",
+            TokenErrorKind::Denied => "the token was denied",
+            TokenErrorKind::InvalidToken => "the token is invalid",
         })
     }
 }

@@ -1,7 +1,7 @@
-//! [`Jwt`]: a token that is known to be sendable, with the lifetime read from it.
+//! [`Jwt`]: a token as it is returned by a token source, cached, and sent in the `authorization` header.
 //!
-//! The signature is not checked: only Aiuta can refuse a token. What is checked is that it is a JWT at all (RFC 7519), and legal in
-//! a header, so that nothing else ever follows `Bearer`.
+//! Parsing checks that the string is a JWT (RFC 7519) and reads its lifetime. It does not verify the signature, because
+//! only the issuer and Aiuta know the secret.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -12,18 +12,23 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use zeroize::Zeroizing;
 
-/// The longest token that is accepted, in bytes.
+/// Maximum size in bytes of a token.
 const MAX_LEN: usize = 8 * 1024;
 
-/// The scheme of the header that carries a token (RFC 6750 §2.1), with its space.
-pub(crate) const SCHEME: &str = "Bearer ";
+/// The prefix of a token in an `authorization` header (RFC 6750 §2.1).
+pub(crate) const BEARER: &str = "Bearer ";
 
-/// The last second of the year 9999: RFC 3339's last, and within every platform's `SystemTime`.
+/// The last second of the year 9999. It is the latest time of RFC 3339, and every platform's `SystemTime` can represent
+/// it.
 const LATEST: f64 = 253_402_300_799.0;
 
-/// A JSON Web Token in compact form (RFC 7519, RFC 7515 §7.1), and the lifetime it claims.
+/// A JSON Web Token (RFC 7519) in compact form, with its claimed lifetime.
 ///
-/// Cloning shares the one copy of the token; it is wiped from memory when the last clone is dropped. `Debug` does not show it.
+/// A [`TokenSource`](crate::TokenSource) returns one. Use [`parse`](Self::parse) to convert a string. The signature is
+/// not verified.
+///
+/// Clones share one copy of the token. It is wiped from memory when the last clone is dropped. `Debug` does not show
+/// the token.
 ///
 /// ```
 /// use tower_aiuta_auth::Jwt;
@@ -37,82 +42,95 @@ const LATEST: f64 = 253_402_300_799.0;
 /// ```
 #[derive(Clone)]
 pub struct Jwt {
-    /// `Bearer <token>`, sensitive: the only copy, ready to be sent.
+    /// `Bearer <token>`, marked sensitive. This is the only copy of the token.
     authorization: HeaderValue,
     expires_at: Option<SystemTime>,
     issued_at: Option<SystemTime>,
 }
 
 impl Jwt {
-    /// Takes a token in compact form. The string given is wiped.
+    /// Parses a token in compact form: three parts in base64url, joined by dots (RFC 7515 §7.1).
+    ///
+    /// The memory of `compact` is wiped.
     ///
     /// # Errors
     ///
-    /// [`InvalidJwt`] unless it has three parts that are base64url, a header with a known `alg`, a JSON object as payload whose
-    /// `exp` and `iat` are numbers where present, and at most 8 KiB.
+    /// Returns [`InvalidJwt`] if
+    ///
+    /// - the string is not in compact form, or larger than 8 KiB;
+    /// - the header is not a JSON object with a known `alg`;
+    /// - the payload is not a JSON object, or its `exp` or `iat` is present but not a number.
     pub fn parse(compact: impl Into<String>) -> Result<Self, InvalidJwt> {
         let compact = Zeroizing::new(compact.into());
-        check_form(&compact)?;
-        // Errors of the parser quote what they found, so none is passed on.
-        jsonwebtoken::decode_header(compact.as_bytes()).map_err(|_| InvalidJwt("its header is not a JWT's"))?;
+        check_compact_form(&compact)?;
+        // The parser's errors may quote the token, so they are dropped.
+        jsonwebtoken::decode_header(compact.as_bytes())
+            .map_err(|_| InvalidJwt("its header is not a JSON object with a known `alg`"))?;
         let Claims(claims) = jsonwebtoken::dangerous::insecure_decode_claims(compact.as_bytes())
-            .map_err(|_| InvalidJwt("its payload is no JSON object, or has an `exp` or `iat` that is no number"))?;
+            .map_err(|_| InvalidJwt("its payload is not a JSON object, or its `exp` or `iat` is not a number"))?;
 
-        let mut value = Zeroizing::new(String::with_capacity(SCHEME.len() + compact.len()));
-        value.push_str(SCHEME);
+        let mut value = Zeroizing::new(String::with_capacity(BEARER.len() + compact.len()));
+        value.push_str(BEARER);
         value.push_str(&compact);
         Self::from_header(value, claims.exp, claims.iat)
     }
 
-    /// A token that was made in this process, behind [`SCHEME`]: it need not be taken apart again.
+    /// Creates a token from `value`, which is [`BEARER`] and a token that was signed in this process. It is not parsed
+    /// again.
     ///
     /// # Errors
     ///
-    /// [`InvalidJwt`] if it is over 8 KiB.
+    /// Returns [`InvalidJwt`] if the token is larger than 8 KiB.
     #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
-    pub(crate) fn made_here(value: Zeroizing<String>, iat: u64, exp: u64) -> Result<Self, InvalidJwt> {
-        check_len(&value[SCHEME.len()..])?;
-        #[allow(clippy::cast_precision_loss, reason = "as if read from the token's JSON")]
+    pub(crate) fn from_signed(value: Zeroizing<String>, iat: u64, exp: u64) -> Result<Self, InvalidJwt> {
+        check_len(&value[BEARER.len()..])?;
+        #[allow(clippy::cast_precision_loss, reason = "the same conversion as in parsing the token's JSON")]
         Self::from_header(value, Some(exp as f64), Some(iat as f64))
     }
 
     fn from_header(value: Zeroizing<String>, exp: Option<f64>, iat: Option<f64>) -> Result<Self, InvalidJwt> {
         let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(value))
-            .map_err(|_| InvalidJwt("it has a character that is illegal in a header"))?;
+            .map_err(|_| InvalidJwt("it contains a character that is not allowed in a header"))?;
         authorization.set_sensitive(true);
         Ok(Self { authorization, expires_at: exp.map(numeric_date), issued_at: iat.map(numeric_date) })
     }
 
-    /// The token itself, in compact form. It is a secret: whoever has it can use it until it expires.
+    /// Returns the token in compact form.
+    ///
+    /// The token is a secret. Anyone who obtains it can use it until it expires.
     #[must_use]
     pub fn expose(&self) -> &str {
-        self.authorization.to_str().ok().and_then(|value| value.strip_prefix(SCHEME)).unwrap_or_default()
+        self.authorization.to_str().ok().and_then(|value| value.strip_prefix(BEARER)).unwrap_or_default()
     }
 
-    /// When it expires: its `exp`, or `None` without one. What lies outside the years 1970 to 9999 is moved to their edge.
+    /// Returns the time at which the token expires: its `exp` claim, or `None` if it has none.
+    ///
+    /// A time outside the years 1970 to 9999 is clamped to that range.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at
     }
 
-    /// When it was issued: its `iat`, or `None` without one; bounded as [`expires_at`](Self::expires_at).
+    /// Returns the time at which the token was issued: its `iat` claim, or `None` if it has none.
+    ///
+    /// A time outside the years 1970 to 9999 is clamped to that range.
     #[must_use]
     pub fn issued_at(&self) -> Option<SystemTime> {
         self.issued_at
     }
 
-    /// The value of an `authorization` header with this token, marked sensitive (RFC 6750 §2.1).
+    /// Returns the value of an `authorization` header with this token, marked sensitive.
     pub(crate) fn authorization(&self) -> HeaderValue {
         self.authorization.clone()
     }
 
-    /// Whether both are the same token, byte for byte.
+    /// Returns whether both tokens are the same, byte for byte.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         self.authorization == other.authorization
     }
 }
 
-/// As [`Jwt::parse`].
+/// Parses the token with [`Jwt::parse`].
 impl TryFrom<String> for Jwt {
     type Error = InvalidJwt;
 
@@ -130,8 +148,11 @@ impl fmt::Debug for Jwt {
     }
 }
 
-/// Three parts of base64url, none empty. (An empty signature is RFC 7519's unsecured JWT: nobody should send one.)
-fn check_form(compact: &str) -> Result<(), InvalidJwt> {
+const NOT_COMPACT: &str = "it does not consist of three base64url parts joined by dots";
+
+/// Checks that `compact` has three parts in base64url. None may be empty: an empty signature makes an unsecured JWT
+/// (RFC 7519 §6), which Aiuta would reject.
+fn check_compact_form(compact: &str) -> Result<(), InvalidJwt> {
     if compact.trim().is_empty() {
         return Err(InvalidJwt("it is empty"));
     }
@@ -141,32 +162,32 @@ fn check_form(compact: &str) -> Result<(), InvalidJwt> {
     for part in compact.split('.') {
         parts += 1;
         if part.is_empty() || !part.bytes().all(is_base64url) {
-            return Err(InvalidJwt("it is not three parts of base64url, joined by dots"));
+            return Err(InvalidJwt(NOT_COMPACT));
         }
     }
     if parts != 3 {
-        return Err(InvalidJwt("it is not three parts of base64url, joined by dots"));
+        return Err(InvalidJwt(NOT_COMPACT));
     }
     Ok(())
 }
 
 fn check_len(compact: &str) -> Result<(), InvalidJwt> {
-    if compact.len() > MAX_LEN { Err(InvalidJwt("it is over 8 KiB")) } else { Ok(()) }
+    if compact.len() > MAX_LEN { Err(InvalidJwt("it is larger than 8 KiB")) } else { Ok(()) }
 }
 
-/// RFC 7519's NumericDate: seconds since the epoch, possibly fractional.
+/// Converts a NumericDate (RFC 7519 §2): seconds since the epoch, possibly fractional.
 fn numeric_date(seconds: f64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds.clamp(0.0, LATEST))
 }
 
-/// The claims that the layer reads.
+/// The registered claims that the layer reads.
 #[derive(Deserialize)]
 struct Lifetime {
     exp: Option<f64>,
     iat: Option<f64>,
 }
 
-/// [`Lifetime`] from a JSON object only; a derived struct would take an array as well.
+/// A [`Lifetime`] that is deserialized from an object only. The derived implementation also accepts an array.
 struct Claims(Lifetime);
 
 impl<'de> Deserialize<'de> for Claims {
@@ -175,7 +196,7 @@ impl<'de> Deserialize<'de> for Claims {
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Claims;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of claims")
+                f.write_str("a JSON object of claims")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Claims, A::Error> {
                 Lifetime::deserialize(MapAccessDeserializer::new(map)).map(Claims)
@@ -185,13 +206,13 @@ impl<'de> Deserialize<'de> for Claims {
     }
 }
 
-/// Why a string is no token; it does not repeat the string.
+/// Returned when a string is not a valid JWT. The message never contains the string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidJwt(&'static str);
 
 impl fmt::Display for InvalidJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not a JWT that can be sent: {}", self.0)
+        write!(f, "not a valid JWT: {}", self.0)
     }
 }
 

@@ -1,6 +1,7 @@
-//! [`AuthParams`]: what a token is made for, and the key it is cached under.
+//! [`AuthParams`]: the params that a token is created for, and the key under which it is cached.
 //!
-//! They come from a request's extensions or, by the [`json`] module, from its JSON body.
+//! The layer takes them from a request's extensions, or reads them from its JSON body with the [`json`] module. Then it
+//! looks up the token for them.
 
 pub(crate) mod json;
 pub(crate) mod percent;
@@ -16,22 +17,28 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 pub use self::value::ParamValue;
 use crate::error::{AuthError, ConfigError};
 
-/// The most that params may take, in bytes: they end up in a token, and a token in a header.
+/// Maximum size in bytes of all names, values and the partition. Params become part of a token, which has to fit into a
+/// header.
 const MAX_SIZE: usize = 4 * 1024;
 
-/// The claims with a meaning of their own (RFC 7519 §4.1): no param that is signed may be named like one (rule G3).
+/// The registered claims (RFC 7519 §4.1). A signed param must not have the name of one (rule G3).
 pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
-/// The fields of a try-on's body that decide what is generated: what is signed unless other fields are named.
+/// The default of `signed_fields`: the fields of a try-on's body that determine what is generated.
 pub(crate) const DEFAULT_SIGNED_FIELDS: [&str; 5] =
     ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
 
-/// Keys the hash of all params of this process, so that nobody can choose ids that collide.
-static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// Seeded randomly for each process, so that a client can't choose ids whose hashes collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// The params a token is made for: names and values, in the order of the names, and the partition they belong to.
+/// The params that a token is created for: names with values, and an optional partition.
 ///
-/// In a request's extensions they decide which token it carries; its body is then not read.
+/// A token with params is valid only for a request whose body has the same values. The layer reads the params from the
+/// JSON body of a request that starts a try-on, by the names in
+/// [`signed_fields`](crate::AiutaAuthBuilder::signed_fields). Insert `AuthParams` into the request's extensions to set
+/// them yourself, for example because the body is not JSON.
+///
+/// Tokens are cached by params and partition. The order in which params are added does not matter.
 ///
 /// ```
 /// use tower_aiuta_auth::AuthParams;
@@ -40,6 +47,7 @@ static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 ///     .with("uploaded_image_id", "user_image-06f5948c")
 ///     .with("sku_ids", ["dress-1", "belt-7"])
 ///     .with_partition("customer-42");
+/// assert_eq!(params.get("uploaded_image_id").unwrap(), "user_image-06f5948c");
 ///
 /// let mut request = http::Request::post("https://api.aiuta.com/digital-try-on/v1/sku_images_operations").body(())?;
 /// request.extensions_mut().insert(params);
@@ -48,21 +56,22 @@ static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 ///
 /// # Params are no authorization
 ///
-/// Params that come from a browser or an app prove nothing. Whoever signs them (a [`JwtSigner`](crate::JwtSigner) in this process, or
-/// the server behind a [`TokenSource`](crate::TokenSource)) has to check first that the image belongs to the one who asks.
+/// Params that come from a browser or an app prove nothing. Before a token is created, your code has to check that the
+/// caller may use the image: in this process if the tokens come from a [`JwtSigner`](crate::JwtSigner), otherwise in
+/// the server behind the [`TokenSource`](crate::TokenSource).
 ///
-/// A *partition* says whom params belong to: an end user, a tenant. It is part of the cache's key and the source sees it, so that two
-/// partitions never share a token; it is never signed and never sent to Aiuta.
+/// The *partition* names the owner of the params, such as an end user or a tenant. The token source can read it, and
+/// two partitions never share a token. The partition is not signed and not sent to Aiuta.
 ///
 /// # Limits
 ///
-/// Names and values together may take 4 KiB, the partition included; more is refused when a token is asked for, as
+/// Names, values and the partition together may take up to 4 KiB. Above that, the request fails with
 /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody).
 ///
 /// Cloning is cheap. `Debug` shows names, never values.
 #[derive(Clone, Default)]
 pub struct AuthParams {
-    /// `None` without params and partition.
+    /// `None` if there is no param and no partition, so that an empty `AuthParams` does not allocate.
     inner: Option<Arc<Inner>>,
 }
 
@@ -71,56 +80,58 @@ struct Inner {
     /// Sorted by name, each name once.
     entries: Vec<(String, ParamValue)>,
     partition: Option<String>,
-    /// The sum of the keyed hashes of all the above, kept up with each change: a sum does not depend on the order, and a request that
-    /// is sent finds it ready.
+    /// The sum of the hashes of all entries and the partition. It is updated with each change, so that looking up a
+    /// token does not have to compute it. A sum does not depend on the order of the changes.
     hash: u64,
-    /// What all the above take, in bytes.
+    /// Size in bytes of all entries and the partition.
     size: usize,
 }
 
 impl Inner {
     fn add<T: Hash + ?Sized>(&mut self, part: &T, size: usize) {
-        self.hash = self.hash.wrapping_add(HASH_KEY.hash_one(part));
+        self.hash = self.hash.wrapping_add(HASHER.hash_one(part));
         self.size += size;
     }
 
-    fn take_away<T: Hash + ?Sized>(&mut self, part: &T, size: usize) {
-        self.hash = self.hash.wrapping_sub(HASH_KEY.hash_one(part));
+    fn subtract<T: Hash + ?Sized>(&mut self, part: &T, size: usize) {
+        self.hash = self.hash.wrapping_sub(HASHER.hash_one(part));
         self.size -= size;
     }
 }
 
 impl AuthParams {
-    /// No params.
+    /// Creates empty params without a partition.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a param, or replaces the one of that name.
+    /// Adds a param. Replaces the param with the same name, if there is one.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<ParamValue>) -> Self {
         let entry = (key.into(), value.into());
         let inner = self.inner_mut();
-        inner.add(&entry, size_of_param(&entry));
+        inner.add(&entry, entry_size(&entry));
         match inner.entries.binary_search_by(|(name, _)| name.cmp(&entry.0)) {
             Ok(found) => {
                 let replaced = std::mem::replace(&mut inner.entries[found], entry);
-                inner.take_away(&replaced, size_of_param(&replaced));
+                inner.subtract(&replaced, entry_size(&replaced));
             }
             Err(place) => inner.entries.insert(place, entry),
         }
         self
     }
 
-    /// Says whom the params belong to.
+    /// Sets the partition: the owner of the params, such as the id of an end user or a tenant.
+    ///
+    /// See [Params are no authorization](Self#params-are-no-authorization).
     #[must_use]
     pub fn with_partition(mut self, partition: impl Into<String>) -> Self {
         let partition = partition.into();
         let inner = self.inner_mut();
         inner.add(&partition, partition.len());
         if let Some(replaced) = inner.partition.replace(partition) {
-            inner.take_away(&replaced, replaced.len());
+            inner.subtract(&replaced, replaced.len());
         }
         self
     }
@@ -129,13 +140,13 @@ impl AuthParams {
         Arc::make_mut(self.inner.get_or_insert_default())
     }
 
-    /// Whom the params belong to, if that was said.
+    /// Returns the partition.
     #[must_use]
     pub fn partition(&self) -> Option<&str> {
         self.inner.as_ref()?.partition.as_deref()
     }
 
-    /// The value of one param.
+    /// Returns the value of a param.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&ParamValue> {
         let entries = self.entries();
@@ -143,12 +154,12 @@ impl AuthParams {
         Some(&entries[found].1)
     }
 
-    /// Names and values, in the order of the names.
+    /// Returns an iterator over names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ParamValue)> {
         self.entries().iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Whether there is no param. The partition does not count.
+    /// Returns whether there are no params. A partition does not count as a param.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries().is_empty()
@@ -158,27 +169,40 @@ impl AuthParams {
         self.inner.as_ref().map_or(&[], |inner| &inner.entries)
     }
 
-    /// The params as the official SDKs hand them to an integrator's server, `Map<String, String>`: lists joined by `,`.
+    /// Returns the params as strings, as Aiuta's official SDKs pass them to `getJwt`. The items of a list are joined by
+    /// `,`.
+    ///
+    /// The partition is not included.
+    ///
+    /// ```
+    /// use tower_aiuta_auth::AuthParams;
+    ///
+    /// let strings = AuthParams::new().with("sku_ids", ["dress-1", "belt-7"]).with("count", 2).to_strings();
+    /// assert_eq!(strings["sku_ids"], "dress-1,belt-7");
+    /// assert_eq!(strings["count"], "2");
+    /// ```
     #[must_use]
     pub fn to_strings(&self) -> BTreeMap<String, String> {
         self.iter().map(|(key, value)| (key.to_owned(), value.to_string_lossy())).collect()
     }
 
-    /// Refuses params that would not fit into a token.
+    /// Checks that the params fit into a token.
     pub(crate) fn check_size(&self) -> Result<(), AuthError> {
         if self.inner.as_ref().is_some_and(|inner| inner.size > MAX_SIZE) {
-            return Err(AuthError::invalid_body("the params are over 4 KiB, more than a token can carry"));
+            return Err(AuthError::invalid_body(
+                "the params are larger than 4 KiB, which is more than a token can carry",
+            ));
         }
         Ok(())
     }
 
-    /// The hash of params and partition, under this process's key.
+    /// Returns the hash of params and partition. It differs between processes.
     pub(crate) fn keyed_hash(&self) -> u64 {
         self.inner.as_ref().map_or(0, |inner| inner.hash)
     }
 }
 
-fn size_of_param((key, value): &(String, ParamValue)) -> usize {
+fn entry_size((key, value): &(String, ParamValue)) -> usize {
     key.len() + value.size()
 }
 
@@ -201,7 +225,7 @@ impl Hash for AuthParams {
     }
 }
 
-/// As a JSON object, the partition left out.
+/// Serializes the params as an object. The partition is not included.
 impl Serialize for AuthParams {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.entries().len()))?;
@@ -222,21 +246,22 @@ impl fmt::Debug for AuthParams {
     }
 }
 
-/// Refuses fields that can't be signed, under the name of the `setting` that has them.
+/// Checks that `fields` can be signed. Errors name the `setting` that contains them.
 pub(crate) fn check_fields(setting: &'static str, fields: &[String]) -> Result<(), ConfigError> {
     if fields.is_empty() {
         return Err(ConfigError::new(
             setting,
-            "at least one is needed: a token for no params would be good for everything",
+            "it must contain at least one field, because a token without params would be valid for any request",
         ));
     }
     if fields.iter().any(String::is_empty) {
-        return Err(ConfigError::new(setting, "a field's name must not be empty"));
+        return Err(ConfigError::new(setting, "it must not contain an empty name"));
     }
     match fields.iter().find(|field| REGISTERED_CLAIMS.contains(&field.as_str())) {
-        Some(field) => {
-            Err(ConfigError::new(setting, format!("`{field}` is a claim of the JWT itself and can't be signed")))
-        }
+        Some(field) => Err(ConfigError::new(
+            setting,
+            format!("`{field}` is a registered claim of JWTs, so it can't be the name of a param"),
+        )),
         None => Ok(()),
     }
 }

@@ -1,4 +1,7 @@
-//! What can be told from one request, without state: where it goes, what it needs, its body, and the headers that carry credentials.
+//! Everything the layer reads from or writes to one request: its origin, its path, its body and its credential headers.
+//!
+//! This module has no state and knows nothing of the token cache. [`layer`](crate::layer) calls it first for every
+//! request.
 
 pub(crate) mod access;
 pub(crate) mod body;

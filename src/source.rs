@@ -1,7 +1,7 @@
-//! [`TokenSource`]: who makes tokens. What the official SDKs call `getJwt`.
+//! [`TokenSource`]: creates tokens, as `getJwt` does in Aiuta's official SDKs.
 //!
-//! The layer calls it from a flight (one for all who need the same token) and never sees its type: that is erased once, when the layer
-//! is built.
+//! The token cache calls the source when a request needs a token that is not cached. The source's type is erased when
+//! the layer is built, so that the layer has no type parameter for it.
 
 mod function;
 #[cfg(feature = "remote")]
@@ -27,30 +27,41 @@ use crate::error::TokenError;
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 
-/// Makes a token for params.
+/// Creates tokens for params.
 ///
-/// Implemented by [`JwtSigner`](crate::JwtSigner) (in-process), by [`RemoteTokenSource`](crate::RemoteTokenSource) (your backend) and, for an
-/// async closure, by [`source_fn`]; implement it for anything else that can produce a token. `Arc<T>` of a source is a source, and [`BoxTokenSource`] is one chosen at run time.
+/// Implementations in this crate:
 ///
-/// # What the layer does for a source
+/// - [`JwtSigner`](crate::JwtSigner) signs tokens in this process.
+/// - [`RemoteTokenSource`](crate::RemoteTokenSource) requests them from your backend.
+/// - [`source_fn`] calls an async closure.
+/// - [`BoxTokenSource`] holds a source that is chosen at run time.
 ///
-/// - It is called once for all who need the same token, and only if none is in the cache (rule C1).
-/// - It is given up after [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) (rule C6).
-/// - An error or a panic fails the requests that wait for this very call, and nothing else (rule G1).
-/// - [`TokenError::with_retry_after`] keeps the layer from calling it for a while (rule G2).
+/// An `Arc` of a source is a source, too.
 ///
-/// # What a source takes care of
+/// # What the layer does
 ///
-/// - It makes the token for *these* params: one that is good for others defeats the scheme.
-/// - It gives the token an `exp`, soon: a minute is usual.
-/// - It checks that the params are the caller's to use; [`AuthParams::partition`] says whom they belong to.
-/// - With a cache of its own it skips it when [`TokenRequest::force_refresh`] is set.
-/// - It does not block the thread.
+/// - It calls the source if no valid token is cached, or to refresh a token before it expires. All requests that wait
+///   for the same token share one call.
+/// - It cancels a fetch that takes longer than [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout).
+/// - If the source returns an error or panics, only the requests that wait for this fetch fail. The next request calls
+///   the source again.
+/// - It does not call the source during the delay that an error set by [`TokenError::with_retry_after`].
+///
+/// # What a source must do
+///
+/// - Create the token for exactly the given params. A token that is valid for other params too can be misused for them.
+/// - Set `exp`, and keep the lifetime short. One minute is usual.
+/// - Check that the owner of the params, named by [`AuthParams::partition`], may use the image.
+/// - Ignore a cache of its own if [`TokenRequest::force_refresh`] returns `true`.
+/// - Not block the thread.
+///
+/// # Examples
 ///
 /// ```
 /// use tower_aiuta_auth::{Jwt, TokenError, TokenRequest, TokenSource};
 /// # struct Vault;
-/// # impl Vault { async fn sign(&self, _: &str) -> Result<String, std::io::Error> { Err(std::io::Error::other("sealed")) } }
+/// # use std::io::Error;
+/// # impl Vault { async fn sign(&self, _: &str) -> Result<String, Error> { Err(Error::other("sealed")) } }
 ///
 /// struct VaultSource { vault: Vault }
 ///
@@ -63,11 +74,12 @@ use crate::params::AuthParams;
 /// }
 /// ```
 pub trait TokenSource: Send + Sync + 'static {
-    /// Makes a token for the params of `request`.
+    /// Creates a token for the params of `request`.
     ///
     /// # Errors
     ///
-    /// A [`TokenError`], which becomes the [`source`](std::error::Error::source) of the caller's [`AuthError`](crate::AuthError).
+    /// Returns a [`TokenError`] if there is no token. It becomes the [`source`](std::error::Error::source) of the
+    /// [`AuthError`](crate::AuthError) that the caller of the service receives.
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send;
 }
 
@@ -100,9 +112,20 @@ impl FetchReason {
     }
 }
 
-/// What a [`TokenSource`] is asked for.
+/// The argument of [`TokenSource::token`]: the params, and the circumstances of the fetch.
 ///
-/// `Debug` shows the params' names, never their values.
+/// The layer creates it. Create one yourself to test a source, or to call one source from another.
+///
+/// `Debug` shows the names of the params, never their values.
+///
+/// ```
+/// use std::time::SystemTime;
+/// use tower_aiuta_auth::{AuthParams, TokenRequest};
+///
+/// let request = TokenRequest::new(AuthParams::new().with("sku_id", "dress-1"), SystemTime::now());
+/// assert!(!request.force_refresh());
+/// assert!(request.with_force_refresh().force_refresh());
+/// ```
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
     params: AuthParams,
@@ -111,34 +134,39 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// A request for a token, made at `now`. The layer makes these; so do tests of a source, and sources that wrap another.
+    /// Creates a request for a token. `now` is the current time, from which the source computes `iat` and `exp`.
     #[must_use]
     pub fn new(params: AuthParams, now: SystemTime) -> Self {
         Self { params, now, force_refresh: false }
     }
 
-    /// Says that the last token for these params was refused.
+    /// Makes [`force_refresh`](Self::force_refresh) return `true`.
     #[must_use]
     pub fn with_force_refresh(self) -> Self {
         Self { force_refresh: true, ..self }
     }
 
-    /// What the token is to be made for, and whom it belongs to.
+    /// Returns the params to create the token for, with their [partition](AuthParams::partition).
     #[must_use]
     pub fn params(&self) -> &AuthParams {
         &self.params
     }
 
-    /// The time to use for `iat` and `exp`: by the layer's [`Clock`](crate::Clock), corrected if that was found to be wrong.
+    /// Returns the time from which to compute `iat` and `exp`.
     ///
-    /// A 401 whose `Date` is more than 5 s away from the clock tells that Aiuta's is another. The layer adopts the difference, at most a day, for
-    /// an hour (rule H1). A source that asks another clock instead has to know better.
+    /// It is the time of the layer's [`Clock`](crate::Clock), corrected if that clock differs from Aiuta's. The layer
+    /// detects this when Aiuta rejects a token with a 401 whose `Date` header is between 5 seconds and one day away
+    /// from the clock, and corrects the time for the next hour. A source that uses another clock does not benefit from
+    /// this.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         self.now
     }
 
-    /// Whether Aiuta refused the last token for these params (401): one out of a cache will not do.
+    /// Returns whether the source must create a new token because Aiuta rejected the last one for these params with a
+    /// 401.
+    ///
+    /// A source with a cache must not return a token from it then.
     #[must_use]
     pub fn force_refresh(&self) -> bool {
         self.force_refresh

@@ -1,6 +1,6 @@
-//! The locks and atomics of the cache: std's, or the checker's where its schedules are tried one by one (tests/model).
+//! The locks and atomics of the token cache: those of `std`, or those of the model checker in `tests/model`.
 //!
-//! `Arc` stays std's: a `Waker` is made of one, and the checker has nothing to decide about it.
+//! `Arc` is always `std`'s, because a `Waker` is created from one and the checker does not need to control it.
 
 #[cfg(tower_aiuta_auth_model)]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};

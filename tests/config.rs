@@ -43,10 +43,10 @@ fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
         ("\ts3cr3t", "control character"),
         ("s3cr3t\u{7f}", "control character"),
         ("s3cr3t\u{85}", "control character"),
-        (" s3cr3t", "blank"),
-        ("s3cr3t ", "blank"),
+        (" s3cr3t", "whitespace"),
+        ("s3cr3t ", "whitespace"),
         ("\n", "line break"),
-        ("  ", "blank"),
+        ("  ", "whitespace"),
     ] {
         let problem_of = |result, setting| refused(result, setting, "s3cr3t");
         let text = problem_of(AiutaAuthLayer::api_key(value), "api_key");

@@ -137,10 +137,10 @@ async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
     let mut bytes = format!(r#"{{"token":"{token}"}}{SECRET}"#).into_bytes();
     bytes.push(0xff);
     for (body, hint) in [
-        (format!("<!DOCTYPE html><p>{SECRET}</p>").into(), "a page"),
+        (format!("<!DOCTYPE html><p>{SECRET}</p>").into(), "HTML page"),
         (Bytes::new(), "empty"),
         (Bytes::from(" \n"), "empty"),
-        (long.into(), "over 16 KiB"),
+        (long.into(), "larger than 16 KiB"),
         (format!(r#"{{"jwt":"{token}","note":"{SECRET}"}}"#).into(), "`token`"),
         (format!(r#"{{"data":{{"token":"{token}{SECRET}"}}}}"#).into(), "`token`"),
         (format!(r#"{{"token":["{token}","{SECRET}"]}}"#).into(), "`token`"),
@@ -249,8 +249,8 @@ fn remote_settings_that_cannot_work_fail_at_once() {
     let new = |url: &str| RemoteTokenSource::new(url, Recorder::new());
     for (url, hint) in [
         ("", "not a URL"),
-        ("/aiuta_jwt", "not a whole URL"),
-        ("shop.example", "not a whole URL"),
+        ("/aiuta_jwt", "not an absolute URL"),
+        ("shop.example", "not an absolute URL"),
         ("https://shop example/", "not a URL"),
         ("ftp://shop.example/", "neither https nor http"),
         ("https://me:hush-hush@shop.example/", "user info"),

@@ -125,7 +125,8 @@ impl Authorized {
     /// Any other token was fetched for this request, and another fetched now would be rejected as well.
     pub(crate) fn on_unauthorized<R>(&self, response: &Response<R>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
-        let by_wrong_clock = headers::of(response).is_some_and(|date| cache.compare_clocks(&self.token, date));
+        let by_wrong_clock =
+            headers::response_date(response).is_some_and(|date| cache.compare_clocks(&self.token, date));
         cache.reject(&self.params, &self.token);
         let replay = self.copy.is_some() && (self.token.from_cache || by_wrong_clock);
         replay.then(|| cache.get_or_fetch(&self.params))

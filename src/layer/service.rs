@@ -102,7 +102,7 @@ where
                 ResponseFuture::passing(self.inner.call(request))
             }
             Scheme::Jwt(jwt) => {
-                let paths = NormalizedPaths::of(request.uri().path());
+                let paths = NormalizedPaths::new(request.uri().path());
                 match config.access.of(&request, &paths) {
                     Access::Anonymous => ResponseFuture::passing(self.inner.call(request)),
                     Access::SubscriptionId => {

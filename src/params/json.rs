@@ -1,7 +1,9 @@
-//! Reading params from the JSON body of a try-on request.
+//! Reads params from the JSON body of a request: for the layer from a try-on, for the issuer from a request for a
+//! token.
 //!
-//! The values are taken from the raw text of each field, never through `serde_json::Value`: what is signed must not depend on the
-//! features (`preserve_order`, `arbitrary_precision`) that `serde_json` has elsewhere in the build.
+//! Values are parsed from the raw text of each field and never become a `serde_json::Value`. The signed values must not
+//! depend on features of `serde_json` (`preserve_order`, `arbitrary_precision`) that another crate in the build may
+//! enable.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,23 +14,25 @@ use serde_json::value::RawValue;
 use super::{AuthParams, ParamValue};
 use crate::error::AuthError;
 
-/// The `fields` that `body` has at its top level, nulls left out. Other fields may be anything.
+/// Reads those of `fields` that `body` has at its top level. Nulls are left out. Other fields are skipped.
 ///
 /// # Errors
 ///
-/// `MissingParams` when there is none, `InvalidBody` when the body is no JSON object, or a field occurs twice (however its name
-/// is escaped) or has a value that can't be signed.
+/// `MissingParams` if there is no such field. `InvalidBody` if the body is not a JSON object, or if a field occurs
+/// twice (however its name is escaped) or has a value that can't be signed.
 pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthError> {
     if body.is_empty() {
         return Err(AuthError::missing_params());
     }
-    let params = top_level(body, fields, false).map_err(|problem| {
-        AuthError::invalid_body(match problem {
+    let params = parse(body, fields, false).map_err(|error| {
+        AuthError::invalid_body(match error {
             ParamsError::Duplicate => "a signed field occurs twice in the body",
-            ParamsError::UnsupportedType => "a signed field is no string, boolean, 64-bit integer or list of strings",
+            ParamsError::UnsupportedType => {
+                "a signed field is not a string, boolean, 64-bit integer or list of strings"
+            }
             ParamsError::NotJson | ParamsError::UnknownField => {
                 "the body of a request that starts a try-on is not a JSON object; \
-                 put `AuthParams` into the request's extensions if it has another form"
+                 if it has another format, insert `AuthParams` into the request's extensions"
             }
         })
     })?;
@@ -38,49 +42,51 @@ pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthErr
     Ok(params)
 }
 
-/// As [`read`], but `body` may have no other fields than `fields`; and it may have none of them.
+/// Reads `fields` as [`read`] does, but rejects a body with other fields, and accepts a body without any field.
 #[cfg(feature = "issuer")]
 pub(crate) fn read_all(body: &[u8], fields: &[String]) -> Result<AuthParams, ParamsError> {
-    top_level(body, fields, true)
+    parse(body, fields, true)
 }
 
-/// Why params can't be read.
+/// Returned when params can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ParamsError {
     NotJson,
+    /// A field occurs twice.
     Duplicate,
+    /// A field has a value that is not one of [`ParamValue`]'s types.
     UnsupportedType,
-    /// A field is not one of those that are asked for, and no other may be there.
+    /// The body has a field that is not one of the expected fields.
     UnknownField,
 }
 
-fn top_level(body: &[u8], fields: &[String], strict: bool) -> Result<AuthParams, ParamsError> {
-    // serde_json does not check the encoding of strings it skips.
+fn parse(body: &[u8], fields: &[String], deny_unknown_fields: bool) -> Result<AuthParams, ParamsError> {
+    // serde_json does not check the encoding of strings that it skips.
     let text = std::str::from_utf8(body).map_err(|_| ParamsError::NotJson)?;
-    let mut problem = ParamsError::NotJson;
+    let mut error = ParamsError::NotJson;
     let mut json = serde_json::Deserializer::from_str(text);
-    TopLevel { fields, strict, problem: &mut problem }
+    ParamsSeed { fields, deny_unknown_fields, error: &mut error }
         .deserialize(&mut json)
         .and_then(|params| json.end().map(|()| params))
-        .map_err(|_| problem)
+        .map_err(|_| error)
 }
 
-/// Reads the object; `problem` says more than the parser's error, which may quote the body and is dropped.
-struct TopLevel<'a> {
+/// Deserializes the object.
+struct ParamsSeed<'a> {
     fields: &'a [String],
-    /// Whether other fields are refused, instead of skipped.
-    strict: bool,
-    problem: &'a mut ParamsError,
+    deny_unknown_fields: bool,
+    /// Set on failure. The deserializer's own error may quote the body, so it is dropped.
+    error: &'a mut ParamsError,
 }
 
-impl TopLevel<'_> {
-    fn fail<T, E: serde::de::Error>(self, problem: ParamsError) -> Result<T, E> {
-        *self.problem = problem;
-        Err(E::custom("see `problem`"))
+impl ParamsSeed<'_> {
+    fn fail<T, E: serde::de::Error>(self, error: ParamsError) -> Result<T, E> {
+        *self.error = error;
+        Err(E::custom("dropped by `parse`"))
     }
 }
 
-impl<'de> DeserializeSeed<'de> for TopLevel<'_> {
+impl<'de> DeserializeSeed<'de> for ParamsSeed<'_> {
     type Value = AuthParams;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<AuthParams, D::Error> {
@@ -88,7 +94,7 @@ impl<'de> DeserializeSeed<'de> for TopLevel<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for TopLevel<'_> {
+impl<'de> Visitor<'de> for ParamsSeed<'_> {
     type Value = AuthParams;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +106,7 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
         let mut seen = vec![false; self.fields.len()];
         while let Some(Text(key)) = map.next_key()? {
             let Some(field) = self.fields.iter().position(|field| *field == key) else {
-                if self.strict {
+                if self.deny_unknown_fields {
                     return self.fail(ParamsError::UnknownField);
                 }
                 map.next_value::<IgnoredAny>()?;
@@ -109,35 +115,33 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
             if std::mem::replace(&mut seen[field], true) {
                 return self.fail(ParamsError::Duplicate);
             }
-            match param(map.next_value::<&RawValue>()?.get()) {
+            match parse_value(map.next_value::<&RawValue>()?.get()) {
                 Ok(Some(value)) => params = params.with(key, value),
                 Ok(None) => {}
-                Err(UnsupportedType) => return self.fail(ParamsError::UnsupportedType),
+                Err(error) => return self.fail(error),
             }
         }
         Ok(params)
     }
 }
 
-/// A value that is not one of [`ParamValue`]'s.
-struct UnsupportedType;
-
-/// What a field's JSON text means; `None` for null. The text is well-formed JSON without surrounding blanks.
-fn param(json: &str) -> Result<Option<ParamValue>, UnsupportedType> {
+/// Parses the value of one field. Returns `None` for null. `json` is well-formed JSON without surrounding whitespace.
+fn parse_value(json: &str) -> Result<Option<ParamValue>, ParamsError> {
+    let unsupported = |_| ParamsError::UnsupportedType;
     let value = match json.as_bytes() {
         b"null" => return Ok(None),
         b"true" => ParamValue::Bool(true),
         b"false" => ParamValue::Bool(false),
-        [b'"', ..] => ParamValue::String(serde_json::from_str(json).map_err(|_| UnsupportedType)?),
-        [b'[', ..] => ParamValue::List(serde_json::from_str(json).map_err(|_| UnsupportedType)?),
-        // JSON tells no integers from other numbers, and -0 is none: it would come out as 0.
-        b"-0" => return Err(UnsupportedType),
-        [b'-' | b'0'..=b'9', ..] => ParamValue::Integer(json.parse().map_err(|_| UnsupportedType)?),
-        _ => return Err(UnsupportedType),
+        [b'"', ..] => ParamValue::String(serde_json::from_str(json).map_err(unsupported)?),
+        [b'[', ..] => ParamValue::List(serde_json::from_str(json).map_err(unsupported)?),
+        // `i64` has no negative zero: -0 would be signed as 0.
+        b"-0" => return Err(ParamsError::UnsupportedType),
+        [b'-' | b'0'..=b'9', ..] => ParamValue::Integer(json.parse().map_err(|_| ParamsError::UnsupportedType)?),
+        _ => return Err(ParamsError::UnsupportedType),
     };
     Ok(Some(value))
 }
 
-/// A JSON string, borrowed where it has no escapes.
+/// A JSON string, borrowed from the input if it has no escapes.
 #[derive(serde::Deserialize)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);

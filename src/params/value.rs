@@ -1,18 +1,26 @@
-//! [`ParamValue`]: what may be signed. No floats and no nesting, so that nothing ambiguous is.
+//! [`ParamValue`]: the types of values that can be signed.
+//!
+//! Floats, objects and nested lists are not supported. One such value can be written in several ways, so the value that
+//! was signed and the value that Aiuta compares it with could differ.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The value of a param, with the JSON type it has in the request's body.
+/// The value of a param.
 ///
-/// `"1"` and `1` are different values, and make different tokens. `Debug` shows the type, never the value.
+/// It keeps the JSON type that it has in the request's body, and it has the same type in the token. `"1"` and `1` are
+/// different values, with different tokens.
+///
+/// It converts from strings, `bool`, `i64`, `i32`, `u32`, and vectors, arrays and slices of strings. `Debug` shows the
+/// type, never the value.
 ///
 /// ```
 /// use tower_aiuta_auth::ParamValue;
 ///
 /// assert_eq!(ParamValue::from("dress-1"), "dress-1");
 /// assert_ne!(ParamValue::from("1"), ParamValue::from(1));
+/// assert_eq!(ParamValue::from(["dress-1", "belt-7"]), ParamValue::List(vec!["dress-1".into(), "belt-7".into()]));
 /// ```
 #[non_exhaustive]
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
@@ -22,14 +30,15 @@ pub enum ParamValue {
     String(String),
     /// A JSON boolean.
     Bool(bool),
-    /// A JSON number without fraction or exponent, within 64 bits.
+    /// A JSON number without a fraction or exponent, in the range of `i64`.
     Integer(i64),
     /// A JSON array of strings.
     List(Vec<String>),
 }
 
 impl ParamValue {
-    /// As one string, lists joined by `,`: what the official SDKs send. A list and a string can become the same.
+    /// Returns the value as the official SDKs send it: as one string, with the items of a list joined by `,`. A list
+    /// and a string can have the same result.
     pub(crate) fn to_string_lossy(&self) -> String {
         match self {
             Self::String(value) => value.clone(),
@@ -39,7 +48,8 @@ impl ParamValue {
         }
     }
 
-    /// What it takes, in bytes; an item of a list at least its quotes and comma, so that a list of nothing is not free.
+    /// Returns the size in bytes. Each item of a list counts 3 bytes for its quotes and comma, so that a long list of
+    /// empty strings is not free.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::String(value) => value.len(),

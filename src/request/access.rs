@@ -1,4 +1,5 @@
-//! Which credential a request needs under the Jwt scheme: the table of Aiuta's operations, and what overrides it (rule A3).
+//! Decides which credential a request to a trusted origin needs (rule A3): by its extensions, by the user's rule, or by
+//! a table of Aiuta's operations.
 
 use std::sync::Arc;
 
@@ -8,7 +9,14 @@ use super::path::Normalization;
 pub(crate) use super::path::NormalizedPaths;
 use crate::error::ConfigError;
 
-/// What a request needs. As a request extension it overrides the table of Aiuta's operations.
+/// The credential that a request needs.
+///
+/// The layer knows which of Aiuta's operations needs which credential. Insert an `Access` into a request's extensions
+/// to override that for one request, or return it from [`access_rule`](crate::AiutaAuthBuilder::access_rule) to
+/// override it for many. The extension takes precedence over the rule.
+///
+/// A layer with an API key adds the key to every request to a trusted origin. Only [`Anonymous`](Self::Anonymous)
+/// changes that.
 ///
 /// ```
 /// use tower_aiuta_auth::Access;
@@ -21,15 +29,21 @@ use crate::error::ConfigError;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// A token made for the request's params, as `Authorization: Bearer …`.
+    /// A JWT created for the request's [params](crate::AuthParams), sent as `authorization: Bearer …`.
+    ///
+    /// Operations that the layer does not know need this one.
     Jwt,
-    /// The subscription id, as `x-user-id`.
+    /// The subscription id, sent as `x-user-id`.
     SubscriptionId,
-    /// Nothing: the request is left untouched. The only one that matters with an API key.
+    /// No credential. The request is sent unchanged, including credentials that the caller has set.
     Anonymous,
 }
 
-/// As a request extension: this request is never sent a second time, whatever it is answered.
+/// Request extension that keeps the layer from sending the request a second time.
+///
+/// By default, the layer replays a request with a new token if Aiuta rejects a cached token with a 401. With this
+/// extension the caller receives the 401 instead. Use
+/// [`replay_unauthorized`](crate::AiutaAuthBuilder::replay_unauthorized) to turn replays off for all requests.
 ///
 /// ```
 /// use tower_aiuta_auth::NoReplay;
@@ -41,12 +55,12 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoReplay;
 
-/// A rule of the user's, asked before the table.
+/// The user's rule, called before the table is consulted.
 pub(crate) type AccessRule = Arc<dyn Fn(&Method, &Uri) -> Option<Access> + Send + Sync>;
 
-/// Decides what a request needs.
+/// Decides which credential a request needs.
 pub(crate) struct AccessTable {
-    /// What a gateway puts before Aiuta's paths, normalized: empty, or with a leading and without a trailing slash.
+    /// The prefix that a gateway puts before Aiuta's paths, normalized: empty, or with a leading and no trailing slash.
     base_path: String,
     rule: Option<AccessRule>,
 }
@@ -57,19 +71,20 @@ impl AccessTable {
             return Err(ConfigError::new("base_path", "it must begin with a slash, as in /aiuta"));
         }
         if base_path.contains(['?', '#']) {
-            return Err(ConfigError::new("base_path", "it must be a path only, without query or fragment"));
+            return Err(ConfigError::new("base_path", "it must be a path without a query or fragment"));
         }
         let base_path = Normalization::DEFAULT.normalize(base_path);
         Ok(Self { base_path, rule })
     }
 
-    /// What the caller has said of this request: by an extension, or by the rule.
+    /// Returns the access that the caller has set for this request, by an extension or by the rule.
     pub(crate) fn stated<B>(&self, request: &Request<B>) -> Option<Access> {
         let by_extension = request.extensions().get::<Access>().copied();
         by_extension.or_else(|| self.rule.as_ref()?(request.method(), request.uri()))
     }
 
-    /// What the request needs: as stated, or by the table. What is not in the table needs a JWT.
+    /// Returns what the request needs: as the caller has set it, or by the table. An unknown operation needs a JWT, the
+    /// stronger credential.
     pub(crate) fn of<B>(&self, request: &Request<B>, paths: &NormalizedPaths<'_>) -> Access {
         let method = request.method();
         self.stated(request).unwrap_or_else(|| {
@@ -81,8 +96,9 @@ impl AccessTable {
     }
 }
 
-/// Aiuta's operations that take the subscription id: all of try-on that do not start one. Their paths are the same on the digital
-/// try-on API and on the unified one; analytics has a base path of its own.
+/// Returns whether an operation takes the subscription id: all try-on operations that do not start a try-on.
+///
+/// Their paths are the same in the digital try-on API and in the unified API. Analytics has a base path of its own.
 fn takes_subscription_id(method: &Method, path: &str) -> bool {
     let analytics = path.strip_prefix("/analytics/v1/");
     let Some(path) =
@@ -105,15 +121,17 @@ fn takes_subscription_id(method: &Method, path: &str) -> bool {
     }
 }
 
-/// Whether a request uploads an image, which may be repeated: a second copy costs nothing but space.
+/// Returns whether a request uploads an image. An upload may be retried: a second copy only takes up space.
 #[cfg(feature = "retry")]
 pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
-    let paths = NormalizedPaths::of(uri.path());
+    let paths = NormalizedPaths::new(uri.path());
     *method == Method::POST && paths.all(|path| path.ends_with("/uploaded_images")) && !starts_try_on(method, &paths)
 }
 
-/// Whether a request starts a try-on: under any prefix, since a token for no params at a try-on path that is new to us would be the one
-/// mistake that the scheme is there to prevent.
+/// Returns whether a request starts a try-on, under any path prefix.
+///
+/// The prefix does not matter because a token without params at a try-on path, even an unknown one, would be valid for
+/// every try-on. That is the mistake that the Jwt scheme exists to prevent.
 pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
     *method == Method::POST && paths.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
 }

@@ -1,4 +1,5 @@
-//! [`RequestBody`]: a body that the layer can read and put back, and the reading itself.
+//! [`RequestBody`], and the code that reads bodies: request bodies for [`layer`](crate::layer), small bodies with a
+//! token or params for the issuer and the remote source.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,30 +10,52 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::Request;
 use http_body::Body;
 use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{BodyExt, Either, Full, Limited};
 #[cfg(any(feature = "issuer", feature = "remote"))]
 use zeroize::Zeroizing;
 
 use crate::error::{AuthError, BoxError};
 
-/// A request body that can be made from bytes, so that the layer can put back what it had to read (rule B2).
+/// A request body that can be rebuilt from bytes.
 ///
-/// The layer reads the body of the two requests that start a try-on, to know what the token is to be made for, and keeps small bodies
-/// that may have to be sent again. All others stream through.
+/// In the Jwt scheme, the layer buffers some bodies, up to [`body_limit`](crate::AiutaAuthBuilder::body_limit), and
+/// puts the bytes back as a new body of the same type:
 ///
-/// Implemented for [`Full<Bytes>`](Full), [`BoxBody`] and [`UnsyncBoxBody`] of `Bytes`, and [`Either`] of such a body and any other;
-/// with the feature `axum` for axum's `Body`, with `reqwest-middleware` for reqwest's. For a body of your own:
+/// - the body of a request that starts a try-on, to read its [params](crate::AuthParams), unless they are in the
+///   request's extensions;
+/// - the body of any other request with a token, to replay the request after a 401, if its size is known to be within
+///   the limit.
+///
+/// All other bodies are streamed.
+///
+/// | body | feature |
+/// |---|---|
+/// | [`Full<Bytes>`](Full), [`BoxBody<Bytes, E>`](BoxBody), [`UnsyncBoxBody<Bytes, E>`](UnsyncBoxBody) | |
+/// | [`Box<B>`](Box) and [`Limited<B>`](Limited), where `B` is a `RequestBody` | |
+/// | [`Either<L, R>`](Either), where `L` is a `RequestBody` and `R` is any body with the same `Data` | |
+/// | axum's `Body` | `axum` |
+/// | reqwest's `Body` | `reqwest-middleware` |
+///
+/// # Examples
+///
+/// Implement the trait for a body type of your own:
 ///
 /// ```
 /// use bytes::Bytes;
 /// use tower_aiuta_auth::RequestBody;
 /// # use std::{convert::Infallible, pin::Pin, task::{Context, Poll}};
+/// # use http_body::Frame;
 /// # struct MyBody(Option<Bytes>);
 /// # impl From<Bytes> for MyBody { fn from(bytes: Bytes) -> Self { Self(Some(bytes)) } }
 /// # impl http_body::Body for MyBody {
 /// #     type Data = Bytes;
 /// #     type Error = Infallible;
-/// #     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> { Poll::Ready(None) }
+/// #     fn poll_frame(
+/// #         mut self: Pin<&mut Self>,
+/// #         _: &mut Context<'_>,
+/// #     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+/// #         Poll::Ready(self.0.take().map(Frame::data).map(Ok))
+/// #     }
 /// # }
 ///
 /// impl RequestBody for MyBody {
@@ -40,12 +63,14 @@ use crate::error::{AuthError, BoxError};
 /// }
 /// ```
 pub trait RequestBody: Body {
-    /// A body of exactly these bytes.
+    /// Creates a body that yields exactly these bytes, without trailers.
     fn from_bytes(bytes: Bytes) -> Self;
 
-    /// The same body once more, for a request that may have to be repeated; `None` if it can be read only once.
+    /// Clones the body, so that a retry policy can send the request again. Returns `None` if the body can be read only
+    /// once.
     ///
-    /// Unless a type knows better, that is every body that is not at its end already.
+    /// The default implementation clones only a body that is at its end, such as an empty one. Override it if the type
+    /// can clone its data.
     fn try_clone(&self) -> Option<Self>
     where
         Self: Sized,
@@ -76,7 +101,29 @@ impl<E: 'static> RequestBody for UnsyncBoxBody<Bytes, E> {
     }
 }
 
-/// As the left one.
+impl<B: RequestBody + Unpin> RequestBody for Box<B> {
+    fn from_bytes(bytes: Bytes) -> Self {
+        Self::new(B::from_bytes(bytes))
+    }
+
+    fn try_clone(&self) -> Option<Self> {
+        (**self).try_clone().map(Self::new)
+    }
+}
+
+/// The new body's limit is its own length: the bytes were within the old limit when they were read.
+impl<B> RequestBody for Limited<B>
+where
+    B: RequestBody,
+    B::Error: Into<BoxError>,
+{
+    fn from_bytes(bytes: Bytes) -> Self {
+        let limit = bytes.len();
+        Self::new(B::from_bytes(bytes), limit)
+    }
+}
+
+/// The new body is always [`Either::Left`].
 impl<L, R> RequestBody for Either<L, R>
 where
     L: RequestBody,
@@ -114,7 +161,7 @@ impl RequestBody for reqwest::Body {
     }
 }
 
-/// The same method, URI, version, headers and extensions, with another body.
+/// Copies the method, URI, version, headers and extensions into a request with another body.
 pub(crate) fn copy_head<B, C>(request: &Request<B>, body: C) -> Request<C> {
     let mut copy = Request::new(body);
     copy.method_mut().clone_from(request.method());
@@ -125,18 +172,19 @@ pub(crate) fn copy_head<B, C>(request: &Request<B>, body: C) -> Request<C> {
     copy
 }
 
-/// Reads a body of at most `limit` bytes to its end. It may hold a token, so what was read is wiped when it is dropped.
+/// Reads a whole body of at most `limit` bytes. The result is wiped from memory when it is dropped, since it may
+/// contain a token.
 #[cfg(any(feature = "issuer", feature = "remote"))]
 pub(crate) async fn read_limited<B: Body>(body: B, limit: usize) -> Result<Zeroizing<Vec<u8>>, ReadError<B::Error>> {
     if body.size_hint().lower() > limit as u64 {
         return Err(ReadError::TooLarge);
     }
     let mut body = std::pin::pin!(body);
-    // All of it at once: a vector that grows leaves copies behind.
+    // The full capacity is allocated at once: a vector that grows leaves copies of its content in freed memory.
     let expected = body.size_hint().upper().and_then(|upper| usize::try_from(upper).ok());
     let mut read = Zeroizing::new(Vec::with_capacity(expected.map_or(limit, |expected| expected.min(limit))));
     while let Some(frame) = body.frame().await {
-        // Trailers say nothing that is needed.
+        // Trailers are ignored.
         if let Ok(data) = frame.map_err(ReadError::Failed)?.into_data() {
             if data.remaining() > limit - read.len() {
                 return Err(ReadError::TooLarge);
@@ -147,83 +195,129 @@ pub(crate) async fn read_limited<B: Body>(body: B, limit: usize) -> Result<Zeroi
     Ok(read)
 }
 
-/// Why [`read_limited`] gave up.
+/// Returned by [`read_limited`] when a body can't be read.
 #[cfg(any(feature = "issuer", feature = "remote"))]
 pub(crate) enum ReadError<E> {
     TooLarge,
     Failed(E),
 }
 
-/// Reads a body to its end.
+/// Reads a whole request body of at most `limit` bytes. It can be polled from [`call`](tower_service::Service::call)
+/// and continued in the response future.
 pub(crate) struct BodyReader {
     limit: usize,
-    read: Read,
+    buffer: Buffer,
 }
 
-enum Read {
-    Nothing,
-    /// One frame: no need to copy it.
-    One(Bytes),
-    More(BytesMut),
+enum Buffer {
+    Empty,
+    /// A single frame, which is kept without copying.
+    Single(Bytes),
+    Joined(BytesMut),
 }
 
 impl BodyReader {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, read: Read::Nothing }
+        Self { limit, buffer: Buffer::Empty }
     }
 
-    /// Reads on; all bytes once the body has ended.
+    /// Reads from the body, and returns all its bytes once it has ended.
     ///
     /// # Errors
     ///
-    /// `BodyTooLarge` over the limit, `InvalidBody` for trailers, which could not be put back, and for an error of the body.
+    /// `BodyTooLarge` if the body exceeds the limit. `InvalidBody` if it fails, or if it has trailers: `RequestBody`
+    /// could not put them back.
     pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<Bytes, AuthError>>
     where
         B: Body + Unpin,
         B::Error: Into<BoxError>,
     {
-        if self.over_limit(body.size_hint().lower()) {
+        if self.would_exceed_limit(body.size_hint().lower()) {
             return Poll::Ready(Err(AuthError::body_too_large()));
         }
         while let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) {
             let frame = frame.map_err(|error| AuthError::body_failed(error.into()))?;
             let Ok(mut data) = frame.into_data() else {
                 return Poll::Ready(Err(AuthError::invalid_body(
-                    "the body has trailers, which would be lost: put `AuthParams` and `NoReplay` into the request's extensions",
+                    "the body has trailers, which would be lost because the body has to be buffered; \
+                     insert `AuthParams` and `NoReplay` into the request's extensions, so that it is streamed",
                 )));
             };
-            if self.over_limit(data.remaining() as u64) {
+            if self.would_exceed_limit(data.remaining() as u64) {
                 return Poll::Ready(Err(AuthError::body_too_large()));
             }
-            self.take(&mut data);
+            self.push(&mut data);
         }
-        Poll::Ready(Ok(match std::mem::replace(&mut self.read, Read::Nothing) {
-            Read::Nothing => Bytes::new(),
-            Read::One(bytes) => bytes,
-            Read::More(bytes) => bytes.freeze(),
+        Poll::Ready(Ok(match std::mem::replace(&mut self.buffer, Buffer::Empty) {
+            Buffer::Empty => Bytes::new(),
+            Buffer::Single(bytes) => bytes,
+            Buffer::Joined(bytes) => bytes.freeze(),
         }))
     }
 
-    /// Whether so many bytes more would be too many.
-    fn over_limit(&self, more: u64) -> bool {
-        let read = match &self.read {
-            Read::Nothing => 0,
-            Read::One(bytes) => bytes.len(),
-            Read::More(bytes) => bytes.len(),
+    fn would_exceed_limit(&self, additional: u64) -> bool {
+        let buffered = match &self.buffer {
+            Buffer::Empty => 0,
+            Buffer::Single(bytes) => bytes.len(),
+            Buffer::Joined(bytes) => bytes.len(),
         };
-        more > (self.limit - read) as u64
+        additional > (self.limit - buffered) as u64
     }
 
-    fn take(&mut self, data: &mut impl Buf) {
-        match &mut self.read {
-            Read::Nothing => self.read = Read::One(data.copy_to_bytes(data.remaining())),
-            Read::One(first) => {
+    fn push(&mut self, data: &mut impl Buf) {
+        match &mut self.buffer {
+            Buffer::Empty => self.buffer = Buffer::Single(data.copy_to_bytes(data.remaining())),
+            Buffer::Single(first) => {
                 let mut bytes = BytesMut::with_capacity(first.len() + data.remaining());
                 bytes.extend_from_slice(first);
                 bytes.extend_from_slice(&data.copy_to_bytes(data.remaining()));
-                self.read = Read::More(bytes);
+                self.buffer = Buffer::Joined(bytes);
             }
-            Read::More(bytes) => bytes.extend_from_slice(&data.copy_to_bytes(data.remaining())),
+            Buffer::Joined(bytes) => bytes.extend_from_slice(&data.copy_to_bytes(data.remaining())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rebuilds a body as the layer does, and returns it with its bytes.
+    fn rebuild<B>(mut body: B) -> (B, Bytes)
+    where
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Ok(bytes)) = BodyReader::new(64).poll(&mut body, &mut cx) else { panic!("known bytes") };
+        (B::from_bytes(bytes.clone()), bytes)
+    }
+
+    fn assert_rebuilt<B>(body: B)
+    where
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let (body, bytes) = rebuild(body);
+        assert_eq!((bytes, rebuild(body).1), (Bytes::from("hello"), Bytes::from("hello")));
+    }
+
+    #[test]
+    fn wrapped_bodies_are_rebuilt_from_their_bytes() {
+        let full = Full::new(Bytes::from("hello"));
+        assert_rebuilt(full.clone());
+        assert_rebuilt(Box::new(full.clone()));
+        assert_rebuilt(Limited::new(full.clone(), 5));
+        assert_rebuilt(Limited::new(Box::new(full.clone()), 64));
+        assert_rebuilt(Either::<_, Full<Bytes>>::Left(Limited::new(full.clone(), 5)));
+        assert_rebuilt(Either::<Box<Full<Bytes>>, _>::Right(full));
+    }
+
+    #[test]
+    fn boxed_body_is_cloned_if_its_content_can_be() {
+        let clone = RequestBody::try_clone(&Box::new(Full::new(Bytes::from("hello")))).unwrap();
+        assert_eq!(rebuild(clone).1, "hello");
+        let stream = Box::new(UnsyncBoxBody::new(Full::new(Bytes::from("hello"))));
+        assert!(RequestBody::try_clone(&stream).is_none());
     }
 }

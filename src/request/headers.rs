@@ -1,4 +1,5 @@
-//! The headers that tell a time: `Date` (RFC 9110 §6.6.1), `Age` (RFC 9111 §5.1) and `Retry-After` (RFC 9110 §10.2.3).
+//! Reads the response headers that carry a time: `Date` (RFC 9110 §6.6.1), `Age` (RFC 9111 §5.1) and `Retry-After`
+//! (RFC 9110 §10.2.3).
 
 #[cfg(any(feature = "remote", feature = "retry"))]
 use std::time::Duration;
@@ -7,51 +8,56 @@ use std::time::SystemTime;
 use http::header::{AGE, DATE};
 use http::{HeaderMap, HeaderName, Response};
 
-/// Marks a response that came from another origin than the request went to: its `Date` is a stranger's.
+/// Response extension: the response came from another origin than the request was sent to, so its `Date` is not
+/// trusted.
 #[cfg(feature = "reqwest-middleware")]
 #[derive(Clone, Copy)]
 pub(crate) struct CrossOriginResponse;
 
-/// When a response was made, if that can be relied on.
-pub(crate) fn of<R>(response: &Response<R>) -> Option<SystemTime> {
+/// Returns the time at which Aiuta created a response, if its `Date` is reliable.
+pub(crate) fn response_date<R>(response: &Response<R>) -> Option<SystemTime> {
     #[cfg(feature = "reqwest-middleware")]
     if response.extensions().get::<CrossOriginResponse>().is_some() {
         return None;
     }
-    date(response.headers())
+    reliable_date(response.headers())
 }
 
-/// An answer's `Date`, if it says what time it is there: one readable date, and not the date of an answer that was kept in a cache, which
-/// tells its [age](https://www.rfc-editor.org/rfc/rfc9111#section-5.1).
-pub(crate) fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    let is_kept = headers.contains_key(AGE) && only(headers, AGE)? != "0";
-    if is_kept {
+/// Returns the `Date` of a response if it is the current time of the server that sent it.
+///
+/// That is the case if there is exactly one valid date and the response did not come from an HTTP cache. A cached
+/// response has an `Age`.
+pub(crate) fn reliable_date(headers: &HeaderMap) -> Option<SystemTime> {
+    let is_cached = headers.contains_key(AGE) && single_value(headers, AGE)? != "0";
+    if is_cached {
         return None;
     }
-    httpdate::parse_http_date(only(headers, DATE)?).ok()
+    httpdate::parse_http_date(single_value(headers, DATE)?).ok()
 }
 
-/// The value of a header that is there once, and is text.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+/// Returns the value of a header that occurs exactly once and is text.
+fn single_value(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// How long an answer with these headers asks to wait. A date is measured from the answer's own `Date` if that can be relied on, so that it does not
-/// matter what this machine's clock says (`now`).
+/// Returns the delay that a response's `Retry-After` asks for.
+///
+/// A date in it is measured from the response's own `Date` if that is reliable, so that a wrong local clock (`now`)
+/// does not matter.
 #[cfg(feature = "retry")]
-pub(crate) fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    delay(value, date(headers).unwrap_or(now))
+    parse_retry_after(value, reliable_date(headers).unwrap_or(now))
 }
 
-/// What the header's value says: seconds, or a date, which is no delay if it has passed at `now`.
+/// Parses a `Retry-After` value: a number of seconds, or a date. A date before `now` yields a delay of zero.
 #[cfg(any(feature = "remote", feature = "retry"))]
-pub(crate) fn delay(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too many digits for a number are a long time all the same.
+        // A number that overflows still means a long delay.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(value).ok()?;
@@ -65,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn h1_a_date_is_read_if_it_can_be_relied_on() {
+    fn h1_date_is_returned_only_if_reliable() {
         const DATE: (&str, &str) = ("date", "Fri, 15 Jan 2027 08:00:30 GMT");
         let right = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_030));
         for (headers, expected) in [
@@ -89,13 +95,13 @@ mod tests {
             for (name, value) in headers {
                 map.append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
-            assert_eq!(date(&map), expected, "{headers:?}");
+            assert_eq!(reliable_date(&map), expected, "{headers:?}");
         }
     }
 
     #[test]
     #[cfg(any(feature = "remote", feature = "retry"))]
-    fn retry_after_is_seconds_or_a_date() {
+    fn retry_after_accepts_seconds_and_dates() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         for (value, seconds) in [
             ("0", Some(0)),
@@ -112,7 +118,7 @@ mod tests {
             ("soon", None),
             ("Fri, 99 Jan 2027 08:00:30 GMT", None),
         ] {
-            assert_eq!(delay(value, now), seconds.map(Duration::from_secs), "{value}");
+            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
         }
     }
 }

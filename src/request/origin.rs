@@ -1,7 +1,8 @@
-//! Trusted origins: where credentials may go (rule A2).
+//! Decides whether a request goes to a trusted origin (rule A2). This is the layer's first decision: a request to any
+//! other origin is sent without credentials.
 //!
-//! An origin is scheme, host and port (RFC 6454 §4, RFC 9110 §4.3.1). Hosts are compared as text, the case ignored; what can't be read
-//! for certain is not trusted.
+//! An origin is a scheme, host and port (RFC 6454 §4, RFC 9110 §4.3.1). Hosts are compared as text, ignoring case. An
+//! authority that could be read in more than one way is not trusted.
 
 use std::net::IpAddr;
 
@@ -11,24 +12,24 @@ use http::{HeaderMap, Method, Request, Uri};
 
 use crate::error::ConfigError;
 
-/// The origins that get credentials.
+/// The origins whose requests are authenticated.
 #[derive(Debug)]
 pub(crate) struct Origins {
     trusted: Vec<Origin>,
-    /// Whether requests in origin-form (RFC 9112 §3.2.1), which name no origin, are trusted.
+    /// Whether requests in origin-form (RFC 9112 §3.2.1) are trusted. Their URI does not contain an origin.
     origin_form: bool,
 }
 
 impl Origins {
     pub(crate) fn new(origins: &[String], origin_form: bool, plaintext: bool) -> Result<Self, ConfigError> {
         if origins.is_empty() {
-            return Err(ConfigError::new("origins", "at least one is needed, such as https://api.aiuta.com"));
+            return Err(ConfigError::new("origins", "set at least one origin, such as https://api.aiuta.com"));
         }
         let trusted = origins.iter().map(|origin| Origin::parse(origin, plaintext)).collect::<Result<_, _>>()?;
         Ok(Self { trusted, origin_form })
     }
 
-    /// Whether `request` goes to one of them.
+    /// Returns whether `request` goes to a trusted origin.
     pub(crate) fn trust<B>(&self, request: &Request<B>) -> bool {
         if request.method() == Method::CONNECT {
             return false;
@@ -46,8 +47,10 @@ impl Origins {
     }
 }
 
-/// `/v1/…`, but not `//host/…`: whoever joins that with a base URL goes to another host (RFC 3986 §4.2), and the URL standard takes a
-/// backslash for a slash.
+/// Returns whether a path is in origin-form, such as `/v1/…`.
+///
+/// `//host/…` is not: joined with a base URL it leads to another host (RFC 3986 §4.2). Neither is `/\host/…`, because
+/// the URL standard treats a backslash as a slash.
 fn is_origin_form(path: &str) -> bool {
     path.strip_prefix('/').is_some_and(|path| !path.starts_with(['/', '\\']))
 }
@@ -61,71 +64,74 @@ struct Origin {
     scheme: Scheme,
     host: String,
     port: u16,
-    /// Host and port as they are usually written: what is the same to the letter need not be taken apart.
-    usual: String,
+    /// The host, and the port unless it is the default one. It is compared first, so that the common case parses
+    /// nothing.
+    canonical: String,
 }
 
 impl Origin {
     fn parse(origin: &str, plaintext: bool) -> Result<Self, ConfigError> {
-        // The value is not shown: an URL may have a password or a token in it.
+        // The value is not shown, because a URL may contain a password or a token.
         let error = |problem: &str| Err(ConfigError::new("origins", problem.to_owned()));
         let Ok(uri) = origin.parse::<Uri>() else {
-            return error("an origin is not a URL; it takes the form https://host or https://host:port");
+            return error("an origin is not a URL; use the form https://host or https://host:port");
         };
         let (scheme, authority, port) = match endpoint(&uri) {
             Ok(endpoint) => endpoint,
             Err(problem) => {
-                return error(&format!("an origin {problem}; it takes the form https://host or https://host:port"));
+                return error(&format!("an origin {problem}; use the form https://host or https://host:port"));
             }
         };
         if uri.path() != "/" || uri.query().is_some() || origin.contains('#') {
             return error(
-                "an origin has a path; it takes the form https://host or https://host:port (see `base_path` for prefixes)",
+                "an origin has a path, query or fragment; use the form https://host or https://host:port, \
+                 and set a path prefix with `base_path`",
             );
         }
         if authority.host().is_empty() {
-            return error("an origin names no host; it takes the form https://host or https://host:port");
+            return error("an origin has no host; use the form https://host or https://host:port");
         }
         if authority.host().contains('*') {
-            return error("an origin has a wildcard; every host has to be named");
+            return error("an origin has a wildcard; list every host instead");
         }
         if *scheme == Scheme::HTTP && !plaintext && !is_loopback(authority.host()) {
             return error(
-                "an origin is http to another machine, where everyone on the way could read the credentials; use https \
-                 (or the builder's `danger_allow_plaintext_origins`, if something on this machine adds TLS)",
+                "an origin uses http to another machine, so others on the network could read the credentials; \
+                 use https, or `danger_allow_plaintext_origins` if a proxy on this machine adds TLS",
             );
         }
         let host = authority.host().to_ascii_lowercase();
-        let usual = if default_port(scheme) == Some(port) { host.clone() } else { format!("{host}:{port}") };
-        Ok(Self { scheme: scheme.clone(), host, port, usual })
+        let canonical = if default_port(scheme) == Some(port) { host.clone() } else { format!("{host}:{port}") };
+        Ok(Self { scheme: scheme.clone(), host, port, canonical })
     }
 
-    /// Whether `authority`, under this origin's scheme, is this origin.
+    /// Returns whether `authority`, with this origin's scheme, is this origin.
     fn is_at(&self, authority: &Authority) -> bool {
-        authority.as_str() == self.usual
+        authority.as_str() == self.canonical
             || (self.host.eq_ignore_ascii_case(authority.host())
                 && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port))
     }
 
-    /// Whether all `Host` headers, if there is one, name this origin.
+    /// Returns whether every `Host` header names this origin. A request without one agrees.
     fn agrees_with(&self, headers: &HeaderMap) -> bool {
         headers.get_all(HOST).iter().all(|host| {
-            host.as_bytes() == self.usual.as_bytes()
+            host.as_bytes() == self.canonical.as_bytes()
                 || Authority::try_from(host.as_bytes()).is_ok_and(|host| !has_user_info(&host) && self.is_at(&host))
         })
     }
 }
 
-/// Scheme, host and effective port of a URL that a secret may travel to, whatever its path; or what is wrong with it.
+/// Returns the scheme, authority and effective port of a URL that secrets may be sent to. The error says what is wrong
+/// with the URL, as a predicate without a subject: "contains user info".
 pub(crate) fn endpoint(uri: &Uri) -> Result<(&Scheme, &Authority, u16), &'static str> {
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-        return Err("is not a whole URL");
+        return Err("is not an absolute URL");
     };
     let default_port = default_port(scheme).ok_or("has a scheme that is neither https nor http")?;
     if has_user_info(authority) {
-        return Err("has user info");
+        return Err("contains user info");
     }
-    let port = port(authority, default_port).ok_or("has a port that is no number up to 65535")?;
+    let port = port(authority, default_port).ok_or("has a port that is not a number up to 65535")?;
     Ok((scheme, authority, port))
 }
 
@@ -139,16 +145,17 @@ fn default_port(scheme: &Scheme) -> Option<u16> {
     }
 }
 
-/// The effective port; `None` if there is one that can't be read, which another reader might read somehow.
+/// Returns the effective port, or `None` if the port is invalid. Another parser might accept an invalid port.
 fn port(authority: &Authority, default: u16) -> Option<u16> {
     let after_user_info = authority.as_str().rsplit('@').next()?;
     match after_user_info.strip_prefix(authority.host())? {
         "" | ":" => Some(default),
-        // Digits only: `parse` alone would take a sign as well.
+        // `parse` alone would also accept a sign.
         port => port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok(),
     }
 }
 
+/// Returns whether `host` is a loopback address or `localhost`.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match address.parse::<IpAddr>() {

@@ -1,79 +1,85 @@
-//! Paths, as those who read them after this layer may (rule A3): percent-decoded, without empty and dot segments.
+//! Normalizes a request's path in every way in which a later reader may do it (rule A3): percent-decoded, without empty
+//! segments and dot segments.
+//!
+//! Clients, gateways and Aiuta read the path after this layer, and they do not agree on the meaning of `/x%2Fy/..`,
+//! `/x\y/..` and `/x//..`.
 
 use crate::params::percent::triplet;
 
-/// A path in whichever way it is read. Those who read it after this layer (clients, gateways, Aiuta) do not agree on what `/x%2Fy/..`,
-/// `/x\y/..` and `/x//..` lead to.
+/// A path in every form that a later reader may give it.
 pub(crate) enum NormalizedPaths<'a> {
-    /// It is normal already, however it is read.
-    Plain(&'a str),
-    Ambiguous {
-        path: &'a str,
-        normalized: [String; 8],
-    },
+    /// The path is already in normal form, so all readers agree on it.
+    Unchanged(&'a str),
+    /// The path, and its form under each [`Normalization`].
+    Candidates { path: &'a str, candidates: [String; 8] },
 }
 
 impl<'a> NormalizedPaths<'a> {
-    pub(crate) fn of(path: &'a str) -> Self {
-        if is_plain(path) {
-            return Self::Plain(path);
+    pub(crate) fn new(path: &'a str) -> Self {
+        if is_normal(path) {
+            return Self::Unchanged(path);
         }
-        Self::Ambiguous { path, normalized: Normalization::ALL.map(|reading| reading.normalize(path)) }
+        let candidates = Normalization::ALL.map(|normalization| normalization.normalize(path));
+        Self::Candidates { path, candidates }
     }
 
-    /// Whether it `holds` in all of them.
-    pub(super) fn all(&self, holds: impl Fn(&str) -> bool) -> bool {
+    /// Returns whether `predicate` holds for every form of the path.
+    pub(super) fn all(&self, predicate: impl Fn(&str) -> bool) -> bool {
         match self {
-            Self::Plain(path) => holds(path),
-            Self::Ambiguous { normalized, .. } => normalized.iter().all(|path| holds(path)),
+            Self::Unchanged(path) => predicate(path),
+            Self::Candidates { candidates, .. } => candidates.iter().all(|path| predicate(path)),
         }
     }
 
-    /// Whether the last segment is one of `names`, in any way that the path may be read.
+    /// Returns whether the last segment is one of `names` in any form of the path.
     ///
-    /// Those who read it may do so one after the other, each by its own rules, and no list of normalized has all that come of it. So where dots
-    /// meet something that makes a difference to them (an encoded slash or dot, a backslash, an empty segment), any segment will do.
+    /// Several readers may normalize the path one after another, each by its own rules, and the candidates do not cover
+    /// every combination. So if the path is [ambiguous](is_ambiguous), any segment counts.
     pub(super) fn may_end_in(&self, names: &[&str]) -> bool {
         let ends =
             |path: &str| names.iter().any(|name| path.strip_suffix(name).is_some_and(|before| before.ends_with('/')));
         match self {
-            Self::Plain(path) => ends(path),
-            Self::Ambiguous { path, normalized } => {
-                normalized.iter().any(|path| ends(path))
+            Self::Unchanged(path) => ends(path),
+            Self::Candidates { path, candidates } => {
+                candidates.iter().any(|path| ends(path))
                     || (is_ambiguous(path) && any_segment(path, |segment| names.contains(&segment)))
             }
         }
     }
 }
 
+/// Returns whether readers may disagree on which segment a `..` removes: the path has a `..`, and an encoded slash or
+/// dot, a backslash, or an empty segment.
 fn is_ambiguous(path: &str) -> bool {
-    let marks = |path: &str| path.matches(['/', '\\', '.']).count();
-    let has_encoded = marks(&percent_decode(path)) != marks(path);
+    let count = |path: &str| path.matches(['/', '\\', '.']).count();
+    let has_encoded = count(&percent_decode(path)) != count(path);
     (has_encoded || path.contains('\\') || path.contains("//")) && any_segment(path, |segment| segment == "..")
 }
 
-fn any_segment(path: &str, is: impl Fn(&str) -> bool) -> bool {
-    percent_decode(path).split(['/', '\\']).any(is)
+fn any_segment(path: &str, predicate: impl Fn(&str) -> bool) -> bool {
+    percent_decode(path).split(['/', '\\']).any(predicate)
 }
 
-/// Whether a path has nothing that could be read in more than one way: no escape, no backslash, no empty or dot segment.
-fn is_plain(path: &str) -> bool {
+/// Returns whether no [`Normalization`] changes the path: it has no escape, backslash, empty segment or segment that
+/// begins with a dot.
+fn is_normal(path: &str) -> bool {
     let bytes = path.as_bytes();
     let Some((last, rest)) = bytes.split_last() else { return true };
-    // Without an early end: most paths are plain, and so the compiler can look at many bytes at once.
+    // Most paths are normal, so the loop has no early exit. That lets the compiler vectorize it.
     let unusual = rest.iter().zip(&bytes[1..]).fold(false, |found, (&byte, &next)| {
         found | (byte == b'%') | (byte == b'\\') | ((byte == b'/') & ((next == b'/') | (next == b'.')))
     });
     !unusual && !matches!(last, b'%' | b'\\' | b'/')
 }
 
-/// How a path is read.
+/// One way to normalize a path.
 pub(super) struct Normalization {
-    /// `%2F` separates segments, as a slash does; or else it is a part of one.
+    /// Whether the path is percent-decoded before it is split, so that `%2F` separates segments.
     decode_first: bool,
-    /// Empty segments are gone before `..` takes away the one before it; or else it may take an empty one (RFC 3986 §5.2.4).
+    /// Whether empty segments are removed before `..` is resolved. Otherwise `..` may remove an empty segment (RFC 3986
+    /// §5.2.4).
     merge_slashes: bool,
-    /// A backslash separates segments too, as in the URL standard that browsers and reqwest follow; or else it is a part of one.
+    /// Whether a backslash separates segments, as in the URL standard, which browsers and reqwest follow.
     backslash_is_slash: bool,
 }
 
@@ -91,9 +97,10 @@ impl Normalization {
         Self { decode_first: false, merge_slashes: false, backslash_is_slash: false },
     ];
 
-    /// A path percent-decoded, without empty and dot segments, and without a trailing slash: `/v1/%73ku//./x/` is `/v1/sku/x`.
+    /// Returns the path percent-decoded, without empty segments, dot segments and a trailing slash. For example,
+    /// `/v1/%73ku//./x/` becomes `/v1/sku/x`.
     ///
-    /// For comparison only; what is no UTF-8 after decoding is in no table.
+    /// The result is for comparison only: bytes that are not UTF-8 after decoding are replaced.
     pub(super) fn normalize(&self, path: &str) -> String {
         let separators: &[char] = if self.backslash_is_slash { &['/', '\\'] } else { &['/'] };
         let path = path.strip_prefix(separators).unwrap_or(path);
@@ -116,7 +123,7 @@ impl Normalization {
     }
 }
 
-/// RFC 3986 §2.1, once. A `%` that begins no triplet stays as it is.
+/// Percent-decodes `text` once (RFC 3986 §2.1). A `%` that does not begin a triplet is kept.
 fn percent_decode(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! [`source_fn`]: an async closure as a [`TokenSource`].
+//! [`source_fn`]: creates a [`TokenSource`] from an async closure.
 
 use std::fmt;
 use std::future::Future;
@@ -7,17 +7,18 @@ use super::{TokenRequest, TokenSource};
 use crate::error::{BoxError, TokenError};
 use crate::jwt::Jwt;
 
-/// Makes a [`TokenSource`] of an async closure.
+/// Creates a [`TokenSource`] from an async closure.
 ///
-/// The closure gets the whole [`TokenRequest`] and returns the token as a [`Jwt`] or as a `String`. If its error is a
-/// [`TokenError`], it is used unchanged. Any other error becomes the cause of a permanent one, as by [`TokenError::new`].
+/// The closure receives the [`TokenRequest`] and returns the token as a [`Jwt`] or a `String`. If its error is a
+/// [`TokenError`], the error is used unchanged. Any other error becomes the cause of a permanent one, as with
+/// [`TokenError::new`].
 ///
 /// ```
 /// use tower_aiuta_auth::{AiutaAuthLayer, TokenError, TokenRequest, source_fn};
 ///
 /// async fn ask_our_server(request: TokenRequest) -> Result<String, std::io::Error> {
 ///     # let _ = request;
-///     // POST request.params().to_strings() to your server and return the token.
+///     // Post `request.params().to_strings()` to your server, and return its token.
 ///     Err(std::io::Error::other("unreachable"))
 /// }
 ///
@@ -29,7 +30,7 @@ pub fn source_fn<F>(f: F) -> SourceFn<F> {
     SourceFn { f }
 }
 
-/// The [`TokenSource`] made by [`source_fn`].
+/// A [`TokenSource`] that calls an async closure. Created by [`source_fn`].
 #[derive(Clone, Copy)]
 pub struct SourceFn<F> {
     f: F,

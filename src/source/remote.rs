@@ -1,4 +1,4 @@
-//! [`RemoteTokenSource`]: tokens from the integrator's backend, asked as the official SDKs ask it.
+//! [`RemoteTokenSource`]: a token source that requests tokens from the integrator's backend, as the official SDKs do.
 
 #[cfg(feature = "reqwest-middleware")]
 mod client;
@@ -26,14 +26,14 @@ use crate::request::body::read_limited;
 use crate::request::credential::secret_value;
 use crate::request::origin;
 
-/// The longest answer that is read, in bytes. A token may have 8 KiB.
-const MAX_ANSWER: usize = 16 * 1024;
+/// Maximum size in bytes of a response. A token may take 8 KiB of it.
+const MAX_RESPONSE: usize = 16 * 1024;
 
-/// Asks the integrator's backend for tokens, as the official SDKs' `getJwt` does: for programs that may not have the issuer's secret.
+/// A [`TokenSource`] that requests tokens from your backend, for programs that must not have the issuer's secret.
 ///
-/// The backend is the server-side component that Aiuta documents, this crate's [`JwtIssuer`](crate::JwtIssuer), or anything that
-/// answers alike. It is reached through a Tower service of yours, so that timeouts, retries, rate limits and the session by which the
-/// backend knows you are layers around it.
+/// The backend is the server-side component that Aiuta documents, this crate's [`JwtIssuer`](crate::JwtIssuer), or a
+/// server with the same interface. It is called through a Tower service that you provide. Add timeouts, retries, rate
+/// limits and the backend's own authentication as layers around that service.
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,36 +44,43 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// use tower_aiuta_auth::{AiutaAuthLayer, RemoteTokenSource};
 ///
 /// # let connector = hyper_util::client::legacy::connect::HttpConnector::new();
-/// let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector); // hyper-rustls's, say
+/// // With a connector that supports TLS, such as that of hyper-rustls.
+/// let http = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
 /// let backend = ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_secs(3))).service(http);
-/// let issuer = RemoteTokenSource::new("https://shop.example/aiuta_jwt", backend)?
-///     .header("x-api-token", "what the backend knows us by")?
+/// let source = RemoteTokenSource::new("https://shop.example/aiuta_jwt", backend)?
+///     .header("x-api-token", "the backend's own API token")?
 ///     .partition_header("x-user")?;
-/// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", issuer)?;
+/// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", source)?;
 /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
 /// ```
 ///
-/// # The request
+/// # Request
 ///
-/// `POST` with the params as a JSON object, their types kept. With [`method(Method::GET)`](Self::method) they are in the query, flattened
-/// to strings as the SDKs do it, lists joined by `,`; a backend that signs what it gets then signs strings. After a 401 from Aiuta it
-/// has `cache-control: no-cache`.
+/// By default, the source sends a `POST` with the params as a JSON object. The params keep their types.
 ///
-/// # The answer
+/// With [`method(Method::GET)`](Self::method), the params are in the query. They are strings then, as in the official
+/// SDKs, and the items of a list are joined by `,`. A backend that signs the values it receives will sign strings.
 ///
-/// Any 2xx, whatever its content type, of at most 16 KiB: `{"type":"jwt","token":"…"}`, `{"token":"…"}`, or the bare token.
+/// After Aiuta has rejected a token with a 401, the request has the header `cache-control: no-cache`.
 ///
-/// | otherwise | [`TokenError`] | [`AuthErrorKind`](crate::AuthErrorKind) |
+/// # Response
+///
+/// The response to a successful request has a 2xx status and a body of at most 16 KiB: `{"type":"jwt","token":"…"}`,
+/// `{"token":"…"}`, or the token alone. Its content type does not matter. Any other response is an error:
+///
+/// | response | [`TokenError`] | [`AuthErrorKind`](crate::AuthErrorKind) |
 /// |---|---|---|
 /// | 401, 403 | denied | `TokenSource` |
-/// | 408, 429, 5xx | transient; `Retry-After` is obeyed (rule G2), for the partition if there is one | `TokenSource` |
-/// | a redirect, which is not followed, or another 4xx | permanent | `TokenSource` |
-/// | the service fails, the connection breaks | transient | `TokenSource` |
-/// | a 2xx without a token, or over 16 KiB | permanent | `InvalidToken` |
+/// | 408, 429, 5xx | transient; `Retry-After` is [obeyed](TokenError::with_retry_after) | `TokenSource` |
+/// | 3xx (redirects are not followed), any other status | permanent | `TokenSource` |
+/// | the service fails, the connection is lost | transient | `TokenSource` |
+/// | 2xx without a valid token, or with more than 16 KiB | permanent | `InvalidToken` |
 ///
-/// No error shows what was answered. The service's own error is the cause of ours, as it is.
+/// Errors never contain any part of a response. The service's own error becomes the cause of the [`TokenError`].
 ///
-/// `Debug` shows neither the values of headers nor the URL's query.
+/// The service must not follow redirects: they may lead to a server that must not provide tokens.
+///
+/// `Debug` shows neither the values of headers nor the query of the URL.
 #[derive(Clone)]
 pub struct RemoteTokenSource<S> {
     url: Uri,
@@ -84,33 +91,36 @@ pub struct RemoteTokenSource<S> {
 }
 
 impl<S> RemoteTokenSource<S> {
-    /// Asks at `url`, through `service`. A query that the URL has is kept.
+    /// Creates a source that sends its requests to `url` through `service`.
+    ///
+    /// The URL may have a query. With `GET`, the params are appended to it.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] unless it is a whole `https` URL, or `http` to a loopback host, without user info and fragment.
+    /// Returns [`ConfigError`] if `url` is not an absolute URL, contains user info or a fragment, or has a scheme other
+    /// than `https`. `http` is accepted for loopback hosts.
     pub fn new(url: impl AsRef<str>, service: S) -> Result<Self, ConfigError> {
-        Self::at(url.as_ref(), service, false)
+        Self::build(url.as_ref(), service, false)
     }
 
-    /// As [`new`](Self::new), but `http` may go to other machines.
+    /// Creates a source as [`new`](Self::new) does, but accepts `http` for any host.
     ///
-    /// Dangerous: tokens, and what the backend knows you by, go over the network in the clear, unless something below adds TLS, such
-    /// as a mesh's sidecar.
+    /// **This is dangerous**: tokens and your credentials for the backend are sent over the network unencrypted, unless
+    /// a proxy on this machine adds TLS, such as the sidecar of a service mesh.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] unless it is a whole `https` or `http` URL, without user info and fragment.
+    /// Returns [`ConfigError`] if `url` is not an absolute `https` or `http` URL, or contains user info or a fragment.
     pub fn danger_allow_plaintext(url: impl AsRef<str>, service: S) -> Result<Self, ConfigError> {
-        Self::at(url.as_ref(), service, true)
+        Self::build(url.as_ref(), service, true)
     }
 
-    fn at(url: &str, service: S, plaintext: bool) -> Result<Self, ConfigError> {
-        // The value is not shown: a URL may have a password or a token in it.
+    fn build(url: &str, service: S, plaintext: bool) -> Result<Self, ConfigError> {
+        // The value is not shown, because a URL may contain a password or a token.
         let error = |problem| {
             Err(ConfigError::new(
                 "url",
-                format!("it {problem}; it takes the form https://host/path or https://host:port/path"),
+                format!("it {problem}; use the form https://host/path or https://host:port/path"),
             ))
         };
         let Ok(uri) = url.parse::<Uri>() else {
@@ -121,75 +131,83 @@ impl<S> RemoteTokenSource<S> {
             Err(problem) => return error(problem),
         };
         if url.contains('#') {
-            return error("has a fragment, which is never sent");
+            return error("has a fragment, which is never sent to a server");
         }
         if *scheme == Scheme::HTTP && !plaintext && !origin::is_loopback(authority.host()) {
             return Err(ConfigError::new(
                 "url",
-                "it is http to another machine, where everyone on the way could read the tokens; use https \
-                 (or `RemoteTokenSource::danger_allow_plaintext`, if TLS is added on this machine)",
+                "it uses http to another machine, so others on the network could read the tokens; use https, \
+                 or `RemoteTokenSource::danger_allow_plaintext` if a proxy on this machine adds TLS",
             ));
         }
         Ok(Self { url: uri, service, method: Method::POST, headers: HeaderMap::new(), partition_header: None })
     }
 
-    /// How the backend is asked. Default: `POST`. With `GET` the params are in the query; with any other method they are a JSON body.
+    /// Sets the method of the requests. With `GET`, the params are in the query. With any other method, they are in a
+    /// JSON body. Defaults to `POST`.
     #[must_use]
     pub fn method(self, method: Method) -> Self {
         Self { method, ..self }
     }
 
-    /// Sends a header with every request, marked sensitive. For a session that changes, put a layer around the service.
+    /// Adds a header to every request, such as a credential for the backend. Its value is marked sensitive.
+    ///
+    /// For a value that changes, add a layer around the service instead.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the name or the value is illegal in a header, or the name is given twice or is one that this type sets itself.
+    /// Returns [`ConfigError`] if the name or the value is not allowed in a header, the name was already used, or the
+    /// name is one that the source or the HTTP client sets: `cache-control`, `content-length`, `content-type`, `host`
+    /// or `transfer-encoding`.
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Result<Self, ConfigError> {
-        let name = self.free_name("header", name.as_ref())?;
+        let name = self.unused_name("header", name.as_ref())?;
         self.headers.insert(name, secret_value("header", value.into())?);
         Ok(self)
     }
 
-    /// Tells the backend by this header whom a token is for: the params' [partition](AuthParams::partition), where there is one.
-    /// Default: it is not told.
+    /// Sends the params' [partition](AuthParams::partition), if there is one, in a header with this name. By default,
+    /// the partition is not sent.
     ///
-    /// A partition that a header can't carry unchanged (visible ASCII, no blank at either end) is an error, and nothing is sent.
+    /// The backend can use it to check that the owner of the params may use the image. If a header can't carry the
+    /// partition unchanged, the fetch fails and nothing is sent. A partition must be visible ASCII with inner spaces
+    /// only.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the name is illegal in a header, given twice, or one that this type sets itself.
+    /// Returns [`ConfigError`] for the names that [`header`](Self::header) does not accept.
     pub fn partition_header(mut self, name: impl AsRef<str>) -> Result<Self, ConfigError> {
-        self.partition_header = Some(self.free_name("partition_header", name.as_ref())?);
+        self.partition_header = Some(self.unused_name("partition_header", name.as_ref())?);
         Ok(self)
     }
 
-    /// A header's name that nothing else is sent under: none replaces another in silence.
-    fn free_name(&self, setting: &'static str, name: &str) -> Result<HeaderName, ConfigError> {
-        let name = HeaderName::try_from(name)
-            .map_err(|_| ConfigError::new(setting, "its name is empty or has a character that is illegal there"))?;
+    /// Checks that no other header is sent under `name`, so that none silently replaces another.
+    fn unused_name(&self, setting: &'static str, name: &str) -> Result<HeaderName, ConfigError> {
+        let name = HeaderName::try_from(name).map_err(|_| {
+            ConfigError::new(setting, "the header's name is empty or contains a character that is not allowed")
+        })?;
         if [CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING].contains(&name) {
-            return Err(ConfigError::new(setting, format!("`{name}` is set by the issuer or the HTTP client itself")));
+            return Err(ConfigError::new(setting, format!("`{name}` is set by the token source or the HTTP client")));
         }
         if self.headers.contains_key(&name) || self.partition_header.as_ref() == Some(&name) {
-            return Err(ConfigError::new(setting, format!("`{name}` is given twice")));
+            return Err(ConfigError::new(setting, format!("the header `{name}` is set twice")));
         }
         Ok(name)
     }
 
-    fn request(&self, asked: &TokenRequest) -> Result<Request<Full<Bytes>>, TokenError> {
+    fn request(&self, token_request: &TokenRequest) -> Result<Request<Full<Bytes>>, TokenError> {
         let mut headers = self.headers.clone();
-        if let (Some(name), Some(partition)) = (&self.partition_header, asked.params().partition()) {
+        if let (Some(name), Some(partition)) = (&self.partition_header, token_request.params().partition()) {
             headers.insert(name, partition_value(partition)?);
         }
-        if asked.force_refresh() {
+        if token_request.force_refresh() {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
         let mut request = Request::new(Full::default());
         if self.method == Method::GET {
-            *request.uri_mut() = with_query(&self.url, asked.params())?;
+            *request.uri_mut() = with_query(&self.url, token_request.params())?;
         } else {
             *request.uri_mut() = self.url.clone();
-            *request.body_mut() = Full::from(serde_json::to_vec(asked.params()).map_err(TokenError::new)?);
+            *request.body_mut() = Full::from(serde_json::to_vec(token_request.params()).map_err(TokenError::new)?);
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         *request.method_mut() = self.method.clone();
@@ -207,32 +225,33 @@ where
     B::Error: Into<BoxError>,
 {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        let asked = self.request(&request)?;
-        // A clone of our own, polled ready for this call: other calls may be waiting for theirs.
+        let http_request = self.request(&request)?;
+        // Concurrent fetches share `self.service`, so each call polls its own clone ready.
         let mut service = self.service.clone();
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(TokenError::transient)?;
-        let (head, body) = service.call(asked).await.map_err(TokenError::transient)?.into_parts();
+        let (head, body) = service.call(http_request).await.map_err(TokenError::transient)?.into_parts();
         response::check(head.status, &head.headers, request.now())?;
-        let body = read_limited(body, MAX_ANSWER).await.map_err(response::unreadable)?;
+        let body = read_limited(body, MAX_RESPONSE).await.map_err(response::unreadable)?;
         response::token(&body)
     }
 }
 
-/// Two partitions must not look the same to the backend: blanks at the ends get lost on the way, and what is no ASCII is read as one
-/// likes.
+/// Converts a partition into a header value. Two partitions must not look the same to the backend, but whitespace at
+/// the ends of a value gets lost in HTTP, and servers decode bytes outside ASCII differently. Such a partition is an
+/// error.
 fn partition_value(partition: &str) -> Result<HeaderValue, TokenError> {
     let plain = !partition.is_empty() && partition.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     let value = HeaderValue::from_str(partition).ok().filter(|_| plain && partition.trim() == partition);
     let mut value = value.ok_or_else(|| {
         TokenError::new(
-            "the params' partition can't go into a header: it is not visible ASCII without blanks at its ends",
+            "the params' partition can't be sent in a header; it must be visible ASCII, without spaces at its ends",
         )
     })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// The URL with the params at the end of its query, as strings.
+/// Appends the params to the query of `url`, as strings.
 fn with_query(url: &Uri, params: &AuthParams) -> Result<Uri, TokenError> {
     let mut target = url.path().to_owned();
     let mut separator = '?';
@@ -248,8 +267,8 @@ fn with_query(url: &Uri, params: &AuthParams) -> Result<Uri, TokenError> {
         separator = '&';
     }
     let mut parts = url.clone().into_parts();
-    // Only its length can be wrong.
-    let too_long = |_| TokenError::new("the params are too long for a query: ask with POST");
+    // The target is valid unless it is too long.
+    let too_long = |_| TokenError::new("the params are too long for a query; use the method POST");
     parts.path_and_query = Some(target.try_into().map_err(too_long)?);
     Uri::from_parts(parts).map_err(TokenError::new)
 }

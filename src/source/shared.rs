@@ -1,4 +1,4 @@
-//! [`BoxTokenSource`]: a source behind one shared pointer, its type erased.
+//! [`BoxTokenSource`]: a source with its type erased. The token cache holds its source in one.
 
 use std::fmt;
 use std::future::Future;
@@ -9,7 +9,9 @@ use super::{TokenRequest, TokenSource};
 use crate::error::TokenError;
 use crate::jwt::Jwt;
 
-/// A [`TokenSource`] of any type: for a source chosen at run time.
+/// A [`TokenSource`] with its type erased, for a source that is chosen at run time.
+///
+/// Clones share the source.
 ///
 /// ```
 /// use tower_aiuta_auth::{BoxTokenSource, source_fn};
@@ -27,12 +29,13 @@ use crate::jwt::Jwt;
 pub struct BoxTokenSource(Arc<dyn ErasedSource>);
 
 impl BoxTokenSource {
-    /// Wraps a source.
+    /// Erases the type of a source.
     pub fn new(source: impl TokenSource) -> Self {
         Self(Arc::new(source))
     }
 
-    /// A call of the source that keeps it alive itself. Nothing of the source runs before the first poll.
+    /// Returns a call of the source that owns a handle to it. The source's code runs when the call is first polled, not
+    /// before.
     pub(crate) fn call(&self, request: TokenRequest) -> SourceCall {
         Arc::clone(&self.0).call(request)
     }
@@ -50,10 +53,10 @@ impl fmt::Debug for BoxTokenSource {
     }
 }
 
-/// A running call of a source.
+/// A call of a source.
 pub(crate) type SourceCall = Pin<Box<dyn Future<Output = Result<Jwt, TokenError>> + Send>>;
 
-/// [`TokenSource`], but object safe.
+/// A dyn-compatible [`TokenSource`].
 trait ErasedSource: Send + Sync {
     fn call(self: Arc<Self>, request: TokenRequest) -> SourceCall;
 }

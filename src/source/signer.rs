@@ -1,4 +1,4 @@
-//! [`JwtSigner`]: tokens made in this process, for integrators whose server is the client.
+//! [`JwtSigner`]: a token source that signs tokens in this process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,19 +17,23 @@ use zeroize::Zeroizing;
 
 use super::{TokenError, TokenRequest, TokenSource};
 use crate::error::ConfigError;
-use crate::jwt::{Jwt, SCHEME};
+use crate::jwt::{BEARER, Jwt};
 use crate::params::{AuthParams, REGISTERED_CLAIMS};
 use crate::request::credential::check_secret;
 
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
-/// Signs tokens in-process: HS256 (RFC 7518 §3.2) with the issuer's secret, as the server-side component that Aiuta documents.
+/// A [`TokenSource`] that signs tokens in this process, with HS256 (RFC 7518 §3.2) and the secret that Aiuta gave the
+/// issuer.
 ///
-/// The payload is `iss`, `iat`, `exp` and the params under their own names and with their own JSON types (rule G3).
+/// It creates the same tokens as the server-side component that Aiuta documents. The payload has the claims `iss`,
+/// `iat` and `exp`, and the params under their own names and with their own JSON types. A param with the name of a
+/// registered claim (`iss`, `sub`, `aud`, `exp`, `nbf`, `iat`, `jti`) is an error.
 ///
-/// Whoever holds the secret can start try-ons at the issuer's cost. It belongs on a server, and is wiped from memory when the signer is
-/// dropped; `Debug` does not show it. Clones are cheap and share the issuer and its secret.
+/// Anyone who has the secret can start try-ons at the issuer's cost, so use a signer only on a server. The secret is
+/// wiped from memory when the signer and all its clones are dropped. `Debug` does not show it. Clones are cheap, and
+/// share the issuer id and the secret.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,12 +46,13 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 ///
 /// # Clocks
 ///
-/// PyJWT and others refuse a token whose `iat` is in their future, so `iat` is set back a little
-/// ([`backdate`](Self::backdate)); `exp` is not. A clock that is wrong by more is corrected by the layer, with
-/// [`TokenRequest::now`].
+/// Many verifiers, such as PyJWT, reject a token whose `iat` is in the future by their clock. Therefore `iat` is set 5
+/// seconds back (see [`backdate`](Self::backdate)); `exp` is not. The layer corrects larger differences between the
+/// clocks by [`TokenRequest::now`].
 ///
-/// HS256 is deterministic: the same params in the same second make the same token. When the last one was refused
-/// ([`TokenRequest::force_refresh`]), `iat` is set back by one second more, so that the new token is a different one.
+/// HS256 is deterministic, so the same params in the same second yield the same token. If
+/// [`TokenRequest::force_refresh`] is set, `iat` is set back by one more second, so that the new token differs from the
+/// rejected one.
 #[derive(Clone)]
 pub struct JwtSigner {
     /// Shared by all clones.
@@ -58,7 +63,7 @@ pub struct JwtSigner {
 
 struct Issuer {
     id: String,
-    /// Wipes itself when dropped.
+    /// Wiped from memory when it is dropped.
     key: EncodingKey,
 }
 
@@ -75,11 +80,14 @@ impl Issuer {
 }
 
 impl JwtSigner {
-    /// A signer for the issuer id and secret that Aiuta gave out. The secret is used as raw bytes.
+    /// Creates a signer from the issuer id and the secret that Aiuta has given you.
+    ///
+    /// The bytes of the secret are the key. It is not base64-decoded.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if either is empty, or the issuer has a control character.
+    /// Returns [`ConfigError`] if the issuer id or the secret is empty, or if the issuer id contains a control
+    /// character or begins or ends with whitespace.
     pub fn hs256(issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Ok(Self {
             issuer: Arc::new(ArcSwap::from_pointee(Issuer::new(issuer, secret)?)),
@@ -88,26 +96,41 @@ impl JwtSigner {
         })
     }
 
-    /// How long tokens are good for, in whole seconds from when they are made. Default: 60 s.
+    /// Sets the lifetime of the tokens, from their creation to `exp`. Fractions of a second are dropped. Defaults to 60
+    /// seconds.
     #[must_use]
     pub fn lifetime(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
     }
 
-    /// How far `iat` is set back, in whole seconds. Default: 5 s.
+    /// Sets how far `iat` lies before the creation of a token. Fractions of a second are dropped. Defaults to 5
+    /// seconds.
     #[must_use]
     pub fn backdate(self, by: Duration) -> Self {
         Self { backdate: by, ..self }
     }
 
-    /// Changes the issuer id and secret: this signer and all its clones use them from the next token on.
+    /// Replaces the issuer id and the secret in this signer and all its clones. The next token is signed with the new
+    /// secret.
     ///
-    /// Tokens that the old secret has signed stay in caches until they are forgotten: call [`TokenCache::clear`](crate::TokenCache::clear) afterwards, as
-    /// [`AiutaAuthLayer::set_api_key`](crate::AiutaAuthLayer::set_api_key) shows. No request waits for the change.
+    /// Requests do not wait for the change. Tokens signed with the old secret stay in the cache, so call
+    /// [`TokenCache::clear`](crate::TokenCache::clear) afterwards.
+    ///
+    /// ```
+    /// use tower_aiuta_auth::{AiutaAuthLayer, JwtSigner};
+    ///
+    /// let signer = JwtSigner::hs256("issuer-id", "old-secret")?;
+    /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer.clone())?;
+    ///
+    /// signer.rotate("issuer-id", "new-secret")?;
+    /// layer.token_cache().expect("a layer with a token source has a cache").clear();
+    /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`hs256`](Self::hs256). Nothing is changed then.
+    /// Returns [`ConfigError`] for the values that [`hs256`](Self::hs256) does not accept. The signer then keeps the
+    /// old ones.
     pub fn rotate(&self, issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<(), ConfigError> {
         self.issuer.store(Arc::new(Issuer::new(issuer, secret)?));
         Ok(())
@@ -126,27 +149,31 @@ impl JwtSigner {
         let mut payload = Vec::with_capacity(256);
         serde_json::to_writer(&mut payload, &claims).map_err(TokenError::new)?;
 
-        // `jsonwebtoken::encode` asks for a process-wide choice of backend and panics when a build has both; this one is ours.
+        // `jsonwebtoken::encode` would use the process-wide default backend, and panics if the build contains both
+        // backends.
         let signer =
             (backend::DEFAULT_PROVIDER.signer_factory)(&Algorithm::HS256, &issuer.key).map_err(TokenError::new)?;
-        // `Bearer `, header, payload, signature: all of it in one buffer that does not grow, since it is the token's only copy.
-        let mut token = Zeroizing::new(String::with_capacity(SCHEME.len() + HEADER.len() + payload.len() * 4 / 3 + 50));
-        token.push_str(SCHEME);
+        // The buffer must not grow: that would leave copies of the token in freed memory. 50 bytes are enough for the
+        // dots, the signature and rounding.
+        let mut token = Zeroizing::new(String::with_capacity(BEARER.len() + HEADER.len() + payload.len() * 4 / 3 + 50));
+        token.push_str(BEARER);
         token.push_str(HEADER);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signed = &token.as_bytes()[SCHEME.len()..];
+        let signed = &token.as_bytes()[BEARER.len()..];
         let signature = Zeroizing::new(signer.try_sign(signed).map_err(TokenError::new)?);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(&*signature, &mut token);
-        Ok(Jwt::made_here(token, claims.iat, claims.exp)?)
+        Ok(Jwt::from_signed(token, claims.iat, claims.exp)?)
     }
 }
 
 impl TokenSource for JwtSigner {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
         if let Some((name, _)) = request.params().iter().find(|(name, _)| REGISTERED_CLAIMS.contains(name)) {
-            return Err(TokenError::new(format!("a param is named `{name}`, which is a claim of the JWT itself")));
+            return Err(TokenError::new(format!(
+                "a param is named `{name}`, which is a registered claim of JWTs; rename it"
+            )));
         }
         self.sign(&request)
     }
@@ -161,7 +188,7 @@ impl fmt::Debug for JwtSigner {
     }
 }
 
-/// The payload: `iss`, `iat`, `exp`, then the params.
+/// The payload of a token.
 struct Claims<'a> {
     iss: &'a str,
     iat: u64,

@@ -1,4 +1,5 @@
-//! [`Client`]: reqwest as the service beneath a [`RemoteTokenSource`](super::RemoteTokenSource) that only the environment has described.
+//! [`Client`]: the reqwest service that a [`RemoteTokenSource`](super::RemoteTokenSource) uses if it is configured by
+//! `AIUTA_TOKEN_URL`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,16 +12,16 @@ use reqwest::redirect::Policy;
 use reqwest::{Body, Error};
 use tower_service::Service;
 
-/// Asks at one URL, which no error of it shows.
+/// A client for one URL. The URL is not part of its errors.
 #[derive(Clone, Debug)]
 pub(crate) struct Client(reqwest::Client);
 
 impl Client {
-    /// A client for this URL.
+    /// Creates a client for `url`.
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        // A redirect is the issuer's to judge: it may lead to where tokens must not come from.
+        // `RemoteTokenSource` rejects redirects, because they may lead to a server that must not provide tokens.
         let builder = reqwest::Client::builder().redirect(Policy::none());
-        // Whatever is not encrypted goes to this machine only (rule A2), so not by a proxy on another.
+        // Plaintext is allowed to this machine only (rule A2), and a proxy may be on another one.
         let encrypted = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
         let builder = if encrypted { builder } else { builder.no_proxy() };
         builder.build().map(Self).map_err(Error::without_url)
