@@ -40,7 +40,7 @@ fn main() -> Result<(), BoxError> {
     println!(
         "requests/s through the bare client, and the fraction of it that each way reaches (quartiles in brackets)\n"
     );
-    println!("| protocol | in flight | params | bare | by hand | with the layer | layer / by hand | bar |");
+    println!("| protocol | in flight | params | bare | header by hand | with the layer | layer / by hand | bar |");
     println!("|---|---:|---|---:|---|---|---|---|");
     for (protocol, http2) in [("HTTP/1.1", false), ("HTTP/2", true)] {
         for in_flight in [1, 32] {

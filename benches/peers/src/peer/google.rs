@@ -2,8 +2,8 @@
 //! Each request asks for the headers and inserts them, as Google's clients do. (A caller that passes the tag of its
 //! last headers could skip the insertion.)
 //!
-//! Tokens are fetched by a background task: once when the credentials are built, then 4 minutes before the token expires,
-//! but at most every 10 s. This is meant for tokens of an hour. A transient failure is kept for 10 s.
+//! Tokens are fetched by a background task: once when the credentials are built, then 4 minutes before the token
+//! expires, but at most every 10 s. This is meant for tokens of an hour. A transient failure is kept for 10 s.
 
 use std::sync::Arc;
 
