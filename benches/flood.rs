@@ -1,7 +1,7 @@
-//! What a flood of keys does to the cache: `cargo bench --bench flood`.
+//! Measures the cache under a flood of different keys: `cargo bench --bench flood`.
 //!
-//! A million requests, each for a token of its own, and between them some for a hundred hot keys. Measured are the most memory that the
-//! layer held at any time, by an allocator that counts, and how often the token of a hot key was still there.
+//! A million requests, each with params of its own, are mixed with requests for a hundred hot keys. Reported are the
+//! layer's peak memory, by an allocator that counts, and how often the token of a hot key was still cached.
 
 mod support;
 
@@ -18,25 +18,25 @@ const ORIGIN: &str = "https://api.aiuta.com";
 const HOT_KEYS: usize = 100;
 /// The builder's default.
 const MAX_TOKENS: usize = 10_000;
-/// What a token may take, in bytes: the token, its params, and its share of the cache.
+/// Maximum memory in bytes per token: the token, its params, and its share of the cache.
 const TOKEN_BAR: usize = 1536;
 const HIT_RATE_BAR: f64 = 0.95;
 
 fn main() {
-    // A test takes as many keys as turn the cache over a few times.
+    // A test uses enough keys to replace the cache's content a few times.
     let (keys, mixes): (_, &[_]) = if measuring() { (1_000_000, &[10, 50, 100]) } else { (50_000, &[10]) };
     println!(
-        "{keys} keys through a cache of {MAX_TOKENS} tokens; bars: {TOKEN_BAR} B a token, {HIT_RATE_BAR} of hot keys hit\n"
+        "{keys} keys, a cache of {MAX_TOKENS} tokens; bars: {TOKEN_BAR} B per token, a hit rate of {HIT_RATE_BAR} for hot keys\n"
     );
     println!(
-        "| one request in … is for one of {HOT_KEYS} hot keys | hit | peak growth | for each of max_tokens | bars |"
+        "| one request in … is for one of {HOT_KEYS} hot keys | hit rate | peak memory | per token of max_tokens | bars |"
     );
     println!("|---:|---:|---:|---:|---|");
     for &every in mixes {
         let flood = flood(keys, every);
         assert!(flood.tokens <= MAX_TOKENS as u64, "more tokens than max_tokens");
         let met = flood.growth <= MAX_TOKENS * TOKEN_BAR && flood.hit_rate >= HIT_RATE_BAR;
-        assert!(met || measuring(), "what does not depend on time holds in a test as well");
+        assert!(met || measuring(), "this bar does not depend on time, so it must hold in a test as well");
         println!(
             "| {every} | {:.3} | {:.2} MiB | {} B | {} |",
             flood.hit_rate,
@@ -48,19 +48,19 @@ fn main() {
 }
 
 struct Flood {
-    /// The most bytes in use at any time, less what was in use before there was a layer.
+    /// Peak memory in bytes, less the memory in use before the layer was built.
     growth: usize,
     hit_rate: f64,
     tokens: u64,
 }
 
-/// Sends requests for `keys` keys, no two the same, one request in `every` for one of the hot keys in turn.
+/// Sends one request for each of `keys` different keys, and one request per `every` requests for a hot key.
 fn flood(keys: usize, every: usize) -> Flood {
     let progress = ProgressBar::new(keys as u64);
     MEMORY.reset_peak_usage();
     let before = MEMORY.current_usage();
 
-    let layer = jwt().build().expect("the settings are right");
+    let layer = jwt().build().expect("the settings are valid");
     let mut service = layer.layer(Inner);
     let mut hot = (0..HOT_KEYS).cycle();
     let mut hot_requests = 0_u32;
@@ -78,8 +78,8 @@ fn flood(keys: usize, every: usize) -> Flood {
 
     let growth = MEMORY.peak_usage() - before;
     progress.finish_and_clear();
-    // No other key comes twice, so every hit is one of a hot key. Its first request is none; that counts.
-    let stats = layer.token_cache().expect("the Jwt scheme").stats();
+    // No other key is used twice, so every hit is one of a hot key. The first request for a hot key counts as a miss.
+    let stats = layer.token_cache().expect("the layer uses JWTs").stats();
     assert_eq!(stats.hits + stats.misses, keys as u64 + u64::from(hot_requests));
     Flood { growth, hit_rate: stats.hits as f64 / f64::from(hot_requests), tokens: stats.entries }
 }

@@ -1,7 +1,8 @@
-//! Instructions per request, which do not depend on how busy a machine is: `cargo bench --bench instructions`.
+//! Counts instructions per request, which do not depend on the load of the machine: `cargo bench --bench instructions`.
 //!
-//! Each case runs under valgrind's callgrind, which counts the instructions of the request alone: not how it was made. What the layer adds is
-//! compared with `instructions.txt` beside this file; `-- --write` writes that anew. Without valgrind nothing is compared.
+//! Each case runs under valgrind's callgrind, which counts the instructions of sending the request, without those of
+//! building it. The instructions that the layer adds are compared with `instructions.txt` next to this file.
+//! `-- --write` updates the file. Without valgrind nothing is compared.
 
 mod support;
 
@@ -18,12 +19,12 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError};
 use support::{Claims, Inner, Req, encoder, jwt, measuring, poll, run, try_on, try_on_with_params, without_replay};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
-/// How far a count may be from the one in the file.
+/// Maximum relative difference between a count and the one in the file.
 const TOLERANCE: f64 = 0.05;
 const ORIGIN: &str = "https://api.aiuta.com";
 const KEYS: usize = 1_000;
 
-/// The cases, and for each the one that is taken off: the same request through the inner service alone.
+/// The cases. The second name is the case whose count is subtracted: the same request through the inner service alone.
 const CASES: [(&str, &str); 11] = [
     ("floor_poll", ""),
     ("floor_params", ""),
@@ -38,16 +39,16 @@ const CASES: [(&str, &str); 11] = [
     ("jsonwebtoken_alone", ""),
 ];
 
-/// Counts the instructions of a request through the layer.
+/// Counts the instructions that the layer adds to a request
 #[derive(Parser)]
 struct Args {
-    /// Write the counts into the file, instead of comparing them with it
+    /// Write the counts to benches/instructions.txt, then compare
     #[arg(long)]
     write: bool,
-    /// Only run this case, as callgrind's child does
+    /// Run this case only, as the child process under callgrind does
     #[arg(long, hide = true)]
     case: Option<String>,
-    /// What cargo says to benches
+    /// Passed by cargo to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -63,7 +64,7 @@ fn main() -> Result<ExitCode, BoxError> {
         return Ok(ExitCode::SUCCESS);
     }
     let Some(counts) = count()? else {
-        println!("valgrind is not here: nothing is counted");
+        println!("valgrind is not installed: nothing is counted");
         return Ok(ExitCode::SUCCESS);
     };
     let compiler = String::from_utf8(Command::new("rustc").arg("--version").output()?.stdout)?;
@@ -73,7 +74,7 @@ fn main() -> Result<ExitCode, BoxError> {
     compare(&counts, &compiler)
 }
 
-/// What the layer adds to a request in each case, in instructions; `None` without valgrind.
+/// Returns the instructions that each case adds to its floor; `None` without valgrind.
 fn count() -> Result<Option<Counts>, BoxError> {
     let mut totals = Counts::new();
     for (case, floor) in CASES {
@@ -96,7 +97,7 @@ fn count() -> Result<Option<Counts>, BoxError> {
     Ok(Some(totals))
 }
 
-/// Cases and their instructions.
+/// Instructions by case.
 type Counts = BTreeMap<String, u64>;
 
 fn to_text(counts: &Counts, compiler: &str) -> String {
@@ -116,35 +117,37 @@ fn compare(counts: &Counts, compiler: &str) -> Result<ExitCode, BoxError> {
         let changed = before.is_none_or(|before| (count as f64 / before as f64 - 1.0).abs() > TOLERANCE);
         differs |= changed;
         let before = before.map_or("–".to_owned(), |before| before.to_string());
-        let less = if floor.is_empty() { "" } else { " more than its floor" };
+        let less = if floor.is_empty() { "" } else { " less its floor" };
         println!("| {case}{less} | {count} | {before} | {} |", if changed { "differs" } else { "" });
     }
     if differs && !same_compiler {
-        println!("\nthe file was written with another compiler, so a difference says little");
+        println!("\ninstructions.txt was written with another compiler, so a difference is no failure");
         return Ok(ExitCode::SUCCESS);
     }
     if differs {
-        println!("\nmore than {TOLERANCE} off; if that is meant: cargo bench --bench instructions -- --write");
+        println!(
+            "\na count differs by more than {TOLERANCE}; if this is intended, run: cargo bench --bench instructions -- --write"
+        );
     }
     Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn run_case(case: &str, keys: usize) {
-    let api_key = || AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is right");
-    let jwt = || jwt().build().expect("the settings are right");
-    let elsewhere = |_| Request::get("https://storage.example/photo.png").body(<_>::default()).expect("a request");
+    let api_key = || AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is valid");
+    let jwt = || jwt().build().expect("the settings are valid");
+    let untrusted = |_| Request::get("https://storage.example/photo.png").body(<_>::default()).expect("a request");
     match case {
         "floor_poll" => send(Inner, keys, |_| poll(ORIGIN)),
         "floor_params" => send(Inner, keys, |key| without_replay(ORIGIN, key)),
         "floor_try_on" => send(Inner, keys, |key| try_on(ORIGIN, key)),
         "api_key" => send(api_key().layer(Inner), keys, |_| poll(ORIGIN)),
         "user_id" => send(jwt().layer(Inner), keys, |_| poll(ORIGIN)),
-        "untrusted_origin" => send(jwt().layer(Inner), keys, elsewhere),
+        "untrusted_origin" => send(jwt().layer(Inner), keys, untrusted),
         "hit" => send(jwt().layer(Inner), keys, |key| without_replay(ORIGIN, key)),
         "hit_able_to_replay" => send(jwt().layer(Inner), keys, |key| try_on_with_params(ORIGIN, key)),
         "hit_by_body" => send(jwt().layer(Inner), keys, |key| try_on(ORIGIN, key)),
         "miss_with_signer" => {
-            // Another key each time: those that are sent before what is counted come from below.
+            // Uses a new key for each request, so that all of them miss.
             let next = std::cell::Cell::new(0);
             send(jwt().layer(Inner), keys, |_| without_replay(ORIGIN, next.replace(next.get() + 1)));
         }
@@ -158,7 +161,7 @@ fn run_case(case: &str, keys: usize) {
     }
 }
 
-/// Sends one request for each key, after one that is not counted.
+/// Sends one request for each key twice; only the second is counted.
 fn send<S>(mut service: S, keys: usize, make: impl Fn(usize) -> Req)
 where
     S: Service<Req, Response = Response<usize>>,
@@ -171,7 +174,7 @@ where
     }
 }
 
-/// What callgrind counts: this function by its name, and all that it calls.
+/// Callgrind counts this function, found by its name, and everything that it calls.
 #[inline(never)]
 fn measured<I, O>(input: I, work: impl FnOnce(I) -> O) {
     black_box(work(input));

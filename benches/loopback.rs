@@ -1,8 +1,9 @@
-//! Whole requests over loopback, with the layer and without it: `cargo bench --bench loopback`.
+//! Measures whole requests over loopback, with the layer and without it: `cargo bench --bench loopback`.
 //!
-//! A hyper server on a thread of its own, hyper-util's client on this one. Three kinds of rounds take turns: through the bare client;
-//! through the bare client with `authorization` set by hand, which has to be paid in any case; and through the layer. What counts is the
-//! median of the ratios of rounds that ran side by side. Requests are made before the clock runs, each for one of a thousand keys.
+//! A hyper server runs on its own thread, hyper-util's client on the main thread. Three kinds of rounds alternate: the
+//! bare client; the bare client with `authorization` set by hand, a cost that every solution has; and the client inside
+//! the layer. The result is the median of the ratios of adjacent rounds. Requests are built before the timer starts,
+//! each for one of a thousand keys.
 
 mod support;
 
@@ -36,8 +37,10 @@ fn main() -> Result<(), BoxError> {
     let runtime = one_thread()?;
     let bench = runtime.block_on(Bench::start(rounds, requests))?;
 
-    println!("requests/s through the bare client, and what part of them is left; in brackets the quartiles\n");
-    println!("| protocol | in flight | params | bare | by hand | with the layer | … of by hand | bar |");
+    println!(
+        "requests/s through the bare client, and the fraction of it that each way reaches (quartiles in brackets)\n"
+    );
+    println!("| protocol | in flight | params | bare | header by hand | with the layer | layer / by hand | bar |");
     println!("|---|---:|---|---:|---|---|---|---|");
     for (protocol, http2) in [("HTTP/1.1", false), ("HTTP/2", true)] {
         for in_flight in [1, 32] {
@@ -54,12 +57,12 @@ fn main() -> Result<(), BoxError> {
             }
         }
     }
-    let fetches = bench.layer.token_cache().expect("the Jwt scheme").stats().fetches;
-    assert_eq!(fetches, KEYS as u64, "all but the first request for a key find its token");
+    let fetches = bench.layer.token_cache().expect("the layer uses JWTs").stats().fetches;
+    assert_eq!(fetches, KEYS as u64, "only the first request for a key fetches a token");
     Ok(())
 }
 
-/// Makes the request for an origin and the number of a key.
+/// Builds the request for an origin and the number of a key.
 type Make = fn(&str, usize) -> Req;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
@@ -67,14 +70,14 @@ type Http = Client<HttpConnector, Full<Bytes>>;
 struct Bench {
     origin: String,
     layer: AiutaAuthLayer,
-    /// Of each key.
+    /// The token of each key.
     tokens: Vec<Jwt>,
     rounds: usize,
     requests: usize,
     progress: ProgressBar,
 }
 
-/// What one round of each kind took, in seconds.
+/// Time in seconds of one round of each kind.
 struct Round {
     bare: f64,
     by_hand: f64,
@@ -85,13 +88,13 @@ impl Bench {
     async fn start(rounds: usize, requests: usize) -> Result<Self, BoxError> {
         let origin = serve()?;
         let layer = jwt().origins([origin.as_str()]).build()?;
-        let cache = layer.token_cache().expect("the Jwt scheme");
+        let cache = layer.token_cache().expect("the layer uses JWTs");
         let tokens =
             stream::iter(0..KEYS).then(|key| async move { cache.get(&params(key)).await }).try_collect().await?;
         Ok(Self { origin, layer, tokens, rounds, requests, progress: ProgressBar::new(8 * rounds as u64) })
     }
 
-    /// Rounds over one connection pool, the first of them not counted.
+    /// Runs the rounds of a case over one connection pool. The first round is not counted.
     async fn case(&self, http2: bool, in_flight: usize, make: Make) -> Result<Vec<Round>, BoxError> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -122,14 +125,15 @@ impl Bench {
 
     fn authorized(&self, mut request: Req, key: usize) -> Req {
         let mut value =
-            http::HeaderValue::try_from(format!("Bearer {}", self.tokens[key].expose())).expect("it is legal");
+            http::HeaderValue::try_from(format!("Bearer {}", self.tokens[key].expose())).expect("a valid header value");
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
         request
     }
 }
 
-/// The seconds it takes to send `requests` with so many in flight, and to read the answers, which tell whether a token was there.
+/// Returns the time in seconds to send `requests`, with `in_flight` of them at once, and to read the responses. A
+/// response tells whether the request carried a token.
 async fn time<S>(service: &S, requests: Vec<Req>, in_flight: usize, authorized: bool) -> Result<f64, BoxError>
 where
     S: Service<Req, Response = Response<Incoming>> + Clone,
@@ -152,7 +156,7 @@ fn answer_to(authorized: bool) -> &'static str {
     if authorized { r#"{"token":true }"# } else { r#"{"token":false}"# }
 }
 
-/// Serves on a thread of its own until the program ends; answers its origin.
+/// Serves on its own thread until the program ends. Returns the server's origin.
 fn serve() -> Result<String, BoxError> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -160,11 +164,11 @@ fn serve() -> Result<String, BoxError> {
     let runtime = one_thread()?;
     std::thread::spawn(move || {
         runtime.block_on(async move {
-            let listener = TcpListener::from_std(listener).expect("a runtime is there");
+            let listener = TcpListener::from_std(listener).expect("inside a runtime");
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
                 stream.set_nodelay(true).expect("a live connection");
-                // The client's errors are the client's to report.
+                // The client sees its own errors.
                 tokio::spawn(async move {
                     Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer)).await
                 });
@@ -174,7 +178,7 @@ fn serve() -> Result<String, BoxError> {
     Ok(origin)
 }
 
-/// Reads the whole request.
+/// Reads the whole request and answers whether it carried a token.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let authorized =
         request.headers().get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Bearer ey"));
@@ -186,7 +190,7 @@ fn one_thread() -> std::io::Result<Runtime> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// A figure of all rounds: its median, and the quartiles.
+/// Median and quartiles of a value over all rounds.
 struct Ratio {
     lower: f64,
     median: f64,

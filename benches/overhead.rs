@@ -1,8 +1,9 @@
-//! What the layer adds to a request, beside the same request through the bare inner service, tower-http's static header, and the parts
-//! that the work can't do without: `cargo bench --bench overhead`.
+//! Measures the time that the layer adds to a request: `cargo bench --bench overhead`. For comparison, the same request
+//! is measured through the inner service alone (`floor`), with tower-http's static header, and with only the steps that
+//! authentication cannot do without (`parts`).
 //!
-//! Each number has the cost of the same request through the inner service in it, which is its `floor`: what a case adds is the
-//! difference. Requests are made, and what they return is dropped, outside of what is timed. `benches/README.md` has the bars.
+//! Every number includes the cost of the inner service. Subtract the `floor` of its group to get what a case adds.
+//! Requests are built, and results dropped, outside the timed section. `benches/README.md` has the bars.
 
 mod support;
 
@@ -37,12 +38,12 @@ fn main() {
     divan::main();
 }
 
-/// The layer around the inner service, its tokens signed on the spot.
+/// The layer around the inner service, with a local signer.
 fn layer(inner: Inner) -> AiutaAuth<Inner> {
-    jwt().build().expect("the settings are right").layer(inner)
+    jwt().build().expect("the settings are valid").layer(inner)
 }
 
-/// Times `service` on the requests that `make` makes for the numbers below `keys`, each sent once before.
+/// Times `service` on the requests that `make` builds for the numbers below `keys`. Each request is sent once before.
 fn bench<S>(bencher: Bencher<'_, '_>, mut service: S, keys: usize, make: impl Fn(usize) -> Req)
 where
     S: Service<Req, Response = Response<usize>>,
@@ -56,7 +57,7 @@ where
         .bench_local_values(|request| run(&mut service, request));
 }
 
-/// `x-user-id` and `x-api-key` go on every request; the floor, what they are made of, and a peer.
+/// A constant header: `x-user-id` or `x-api-key`.
 mod header {
     use super::*;
 
@@ -65,11 +66,11 @@ mod header {
         bench(bencher, Inner, 1, |_| poll(ORIGIN));
     }
 
-    /// The insertion, and the two removals of rule A1.
+    /// The insertion of the header, and the two removals of rule A1.
     #[divan::bench]
     fn parts(bencher: Bencher<'_, '_>) {
-        // Read at run time, as every secret: a value that is shared, and counted.
-        let id = HeaderValue::from_str(SUBSCRIPTION_ID).expect("it is legal");
+        // Built at run time, as a secret is, so that clones share one reference-counted value.
+        let id = HeaderValue::from_str(SUBSCRIPTION_ID).expect("a valid header value");
         let service = Before(move |request: &mut Req| {
             let headers = request.headers_mut();
             headers.remove(AUTHORIZATION);
@@ -88,13 +89,13 @@ mod header {
     fn api_key(bencher: Bencher<'_, '_>) {
         bench(
             bencher,
-            AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is right").layer(Inner),
+            AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef").expect("the key is valid").layer(Inner),
             1,
             |_| poll(ORIGIN),
         );
     }
 
-    /// One header for every request, to whatever host.
+    /// tower-http's header, which is set for every host.
     #[divan::bench]
     fn tower_http(bencher: Bencher<'_, '_>) {
         bench(bencher, AddAuthorizationLayer::bearer(TOKEN).layer(Inner), 1, |_| poll(ORIGIN));
@@ -109,7 +110,7 @@ mod header {
     }
 }
 
-/// A token out of the cache, by params in the request's extensions.
+/// A hit with the params in the request's extensions.
 mod hit {
     use super::*;
 
@@ -118,7 +119,8 @@ mod hit {
         bench(bencher, Inner, 1_000, |key| without_replay(ORIGIN, key));
     }
 
-    /// A reading of the clock, a look into the bare store, the insertion, and the two removals of rule A1.
+    /// One reading of the clock, one lookup in a bare store, the insertion of the header, and the two removals of rule
+    /// A1.
     #[divan::bench(args = [1, 1_000, 10_000])]
     fn parts(bencher: Bencher<'_, '_>, keys: usize) {
         let store = Cache::with(
@@ -129,7 +131,7 @@ mod hit {
             quick_cache::sync::DefaultLifecycle::default(),
         );
         for number in 0..keys {
-            store.insert(params(number), Arc::new(HeaderValue::from_str(TOKEN).expect("it is legal")));
+            store.insert(params(number), Arc::new(HeaderValue::from_str(TOKEN).expect("a valid header value")));
         }
         let service = Before(move |request: &mut Req| {
             black_box(SystemClock.now());
@@ -153,7 +155,7 @@ mod hit {
         bench(bencher, layer(Inner), keys, |key| try_on_with_params(ORIGIN, key));
     }
 
-    /// The token is about to expire, and its refresh is under way.
+    /// The token is about to expire and is being refreshed.
     #[divan::bench]
     fn in_refresh_window(bencher: Bencher<'_, '_>) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
@@ -163,7 +165,7 @@ mod hit {
             .jwt(SUBSCRIPTION_ID, OnceOnly::default())
             .clock(clock.clone())
             .build()
-            .expect("the settings are right");
+            .expect("the settings are valid");
         let mut service = layer.layer(Inner);
         run(&mut service, without_replay(ORIGIN, 0));
         clock.advance(Duration::from_secs(50));
@@ -172,7 +174,7 @@ mod hit {
     }
 }
 
-/// A token out of the cache, by params in the JSON body.
+/// A hit with the params in the JSON body.
 mod hit_by_body {
     use super::*;
 
@@ -189,11 +191,11 @@ mod hit_by_body {
     #[divan::bench]
     fn without_replay_kept(bencher: Bencher<'_, '_>) {
         let layer = jwt().replay_unauthorized(false);
-        bench(bencher, layer.build().expect("the settings are right").layer(Inner), 1_000, |key| try_on(ORIGIN, key));
+        bench(bencher, layer.build().expect("the settings are valid").layer(Inner), 1_000, |key| try_on(ORIGIN, key));
     }
 }
 
-/// No token in the cache: one is signed.
+/// A miss, for which a token is signed.
 mod miss {
     use super::*;
 
@@ -216,7 +218,7 @@ mod miss {
             .bench_local_values(|request| run(&mut service, request));
     }
 
-    /// The same claims, signed by jsonwebtoken itself.
+    /// jsonwebtoken signs the same claims without the layer.
     #[divan::bench]
     fn jsonwebtoken_alone(bencher: Bencher<'_, '_>) {
         let encode = encoder();
@@ -227,7 +229,7 @@ mod miss {
     }
 }
 
-/// Two threads against one: hits of 10,000 keys in a cache of 20,000, beside a loop that shares nothing.
+/// Scaling from one thread to two: hits of 10,000 keys in a cache of 20,000, and a loop that shares no data.
 mod threads {
     use super::*;
 
@@ -236,7 +238,7 @@ mod threads {
     #[divan::bench(threads = [1, 2])]
     fn hit(bencher: Bencher<'_, '_>) {
         let layer = jwt().max_tokens(2 * KEYS);
-        let service = layer.build().expect("the settings are right").layer(Inner);
+        let service = layer.build().expect("the settings are valid").layer(Inner);
         for number in 0..KEYS {
             run(&mut service.clone(), without_replay(ORIGIN, number));
         }
@@ -251,17 +253,17 @@ mod threads {
 
     #[divan::bench(threads = [1, 2])]
     fn arithmetic(bencher: Bencher<'_, '_>) {
-        // Each step needs the one before it, and none needs memory.
+        // Each step depends on the previous one and uses no memory.
         let step = |x: u64, n: u64| (x ^ (x >> 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(n);
         bencher.bench(|| (0..black_box(500)).fold(black_box(1), step));
     }
 }
 
-/// A token of the usual length.
+/// A token of typical length.
 const TOKEN: &str =
     concat!("Bearer eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.", "ccccccccccccccccccccccccccccccccccccccccccc",);
 
-/// Does something to each request before it goes on to [`Inner`].
+/// Modifies each request before it goes on to [`Inner`].
 struct Before<F>(F);
 
 impl<F: FnMut(&mut Req)> Service<Req> for Before<F> {
@@ -279,7 +281,7 @@ impl<F: FnMut(&mut Req)> Service<Req> for Before<F> {
     }
 }
 
-/// A token for 60 seconds at once, and never another.
+/// Returns a token for 60 seconds at the first call. Later calls never complete.
 #[derive(Default)]
 struct OnceOnly(AtomicBool);
 

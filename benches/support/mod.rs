@@ -1,5 +1,5 @@
-//! What the benches share: requests as they are in use, each another, and an inner service that looks at all it gets.
-#![allow(dead_code, unreachable_pub, reason = "each bench uses a part of it")]
+//! Shared by the benches: typical requests, and an inner service that looks at every header.
+#![allow(dead_code, unreachable_pub, reason = "each bench uses only a part")]
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -18,7 +18,7 @@ use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, AuthParams, JwtSigner, 
 
 pub type Req = Request<Full<Bytes>>;
 
-/// Whether to measure: `cargo bench` says so, `cargo test` only wants to know that it works.
+/// Returns whether to measure: `cargo bench` passes `--bench`, `cargo test` only checks that the bench runs.
 pub fn measuring() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
@@ -27,13 +27,14 @@ const ISSUER: &str = "65f0c0ffee65f0c0ffee65f1";
 const SECRET: &str = "a secret of thirty-two characters";
 pub const SUBSCRIPTION_ID: &str = "65f0c0ffee65f0c0ffee65f0";
 
-/// A layer with tokens as they are in use, about 330 bytes, each another. They outlive the bench, so that no time of day is in it.
+/// Returns a builder of a layer with typical tokens of about 330 bytes, each different. Their lifetime exceeds the
+/// length of a bench.
 pub fn jwt() -> AiutaAuthBuilder {
-    let signer = JwtSigner::hs256(ISSUER, SECRET).expect("both are right");
+    let signer = JwtSigner::hs256(ISSUER, SECRET).expect("issuer and secret are valid");
     AiutaAuthLayer::builder().jwt(SUBSCRIPTION_ID, signer.lifetime(Duration::from_secs(3600)))
 }
 
-/// What the signer of [`jwt`] signs, for jsonwebtoken itself.
+/// The claims that the signer of [`jwt`] signs, for use with jsonwebtoken directly.
 #[derive(Serialize)]
 pub struct Claims {
     iss: &'static str,
@@ -49,15 +50,15 @@ impl Claims {
     }
 }
 
-/// jsonwebtoken itself, with the key of [`jwt`].
+/// Signs with jsonwebtoken directly, with the secret of [`jwt`].
 pub fn encoder() -> impl Fn(&Claims) -> String {
-    // Where both of its backends are in the build, it has to be told which.
+    // With both backends in the build, jsonwebtoken needs a choice.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    move |claims| encode(&Header::default(), claims, &key).expect("it is signed")
+    move |claims| encode(&Header::default(), claims, &key).expect("the claims can be signed")
 }
 
-/// A poll of an operation, which needs no token.
+/// A request that polls an operation, which needs no token.
 pub fn poll(origin: &str) -> Req {
     Request::get(format!("{origin}/digital-try-on/v1/sku_images_operations/06f5948c-3f0e-4b52-9c1d-0123456789ab"))
         .header("accept", "application/json")
@@ -66,7 +67,7 @@ pub fn poll(origin: &str) -> Req {
         .expect("a request")
 }
 
-/// The request that starts try-on number `number`.
+/// The request that starts try-on number `number`, with its params in the body.
 pub fn try_on(origin: &str, number: usize) -> Req {
     let body = format!(r#"{{"uploaded_image_id":"{}","sku_ids":["{}","{}"]}}"#, image(number), DRESS, BELT);
     Request::post(format!("{origin}/digital-try-on/v1/sku_images_operations"))
@@ -77,14 +78,14 @@ pub fn try_on(origin: &str, number: usize) -> Req {
         .expect("a request")
 }
 
-/// The same, its params in its extensions.
+/// The same request with its params in its extensions too.
 pub fn try_on_with_params(origin: &str, number: usize) -> Req {
     let mut request = try_on(origin, number);
     request.extensions_mut().insert(params(number));
     request
 }
 
-/// The same, never to be sent twice.
+/// The same request with its params in its extensions, and never replayed.
 pub fn without_replay(origin: &str, number: usize) -> Req {
     let mut request = try_on_with_params(origin, number);
     request.extensions_mut().insert(NoReplay);
@@ -128,6 +129,6 @@ pub fn run<S: Service<Req, Response = Response<usize>>>(service: &mut S, request
     assert!(service.poll_ready(&mut cx).is_ready());
     match pin!(service.call(request)).poll(&mut cx) {
         Poll::Ready(Ok(response)) => response.into_body(),
-        _ => unreachable!("nothing here has to wait"),
+        _ => unreachable!("the service never has to wait"),
     }
 }

@@ -1,23 +1,24 @@
-//! What the command line says.
+//! The command line.
 
 use clap::Parser;
 
-/// Sends everything that can go wrong through the layer, at full speed, and checks what must hold all the same.
+/// Sends requests through the layer at full speed while everything around it fails at random, and checks the invariants
+/// that must still hold.
 ///
-/// Needs no account and no network: a stand-in for Aiuta and a foreign host are started on loopback. Prints a line for each second and ends
-/// with a verdict; the exit status is 1 if anything that must hold did not.
+/// Needs no account and no network: a fake Aiuta API and an untrusted host run on loopback. Prints a line every second
+/// and a summary at the end. Exits with status 1 if an invariant was violated.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak")]
 pub(crate) struct Args {
-    /// How long the storm lasts
+    /// Length of the run, in seconds
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
 
-    /// What goes wrong, and what callers do: the same choices for the same number (which of them meet is up to the machine)
+    /// Seed of the random choices. The same seed makes the same choices, but their order across threads differs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// How many callers send requests, each the next one as soon as the last is over
+    /// Number of concurrent callers. Each sends its next request as soon as the previous one ends
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub(crate) callers: u64,
 }

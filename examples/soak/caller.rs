@@ -1,4 +1,4 @@
-//! A caller: one call after the other, some of them given up.
+//! A caller: sends one request after the other, and drops some of them before they end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,74 +12,75 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_aiuta_auth::{AuthError, BoxError, NoReplay};
 
-use crate::client::{Stack, put_stale_credential};
-use crate::findings::Invariant;
+use crate::body::{TestBody, digest};
+use crate::client::{Stack, add_stale_credential};
 use crate::gate::{DIGEST, PARTITION};
-use crate::payload::{Payload, digest};
+use crate::invariants::Invariant;
 use crate::rng::Rng;
-use crate::stand_in::{id_in, multipart};
-use crate::world::{Wish, World};
+use crate::shared::{Shared, TryOn};
+use crate::upstream::{id_in, multipart};
 
-/// No call may take longer. The slowest waits for two flights that hang, and for a stand-in that is busy: a second or two.
-const FOREVER: Duration = Duration::from_secs(15);
+/// Maximum length of a call. The slowest one waits for two fetches that hang and for a busy upstream, which takes a
+/// second or two.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What became of a call.
-type Answer = Option<(StatusCode, Bytes)>;
+/// The response to a call, if there was one.
+type Reply = Option<(StatusCode, Bytes)>;
 
 pub(crate) struct Caller {
-    world: Arc<World>,
+    shared: Arc<Shared>,
     stacks: [Stack; 2],
-    foreign_origin: String,
+    untrusted_origin: String,
     rng: Rng,
-    /// The last photo and the last operation: what the others of its calls are about.
+    /// The last photo and operation that this caller created. Its other calls are about these.
     photo: String,
     operation: String,
 }
 
 impl Caller {
-    pub(crate) fn new(world: Arc<World>, stacks: [Stack; 2], foreign_origin: String, rng: Rng) -> Self {
-        let photo = world.stand_in.photos[0].clone();
-        Self { world, stacks, foreign_origin, rng, photo, operation: String::new() }
+    pub(crate) fn new(shared: Arc<Shared>, stacks: [Stack; 2], untrusted_origin: String, rng: Rng) -> Self {
+        let photo = shared.upstream.photos[0].clone();
+        Self { shared, stacks, untrusted_origin, rng, photo, operation: String::new() }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), BoxError> {
-        while !self.world.is_over() {
-            if let Some(wish) = self.world.flooding() {
-                self.start(&wish).await?;
+        while !self.shared.is_over() {
+            if let Some(try_on) = self.shared.next_in_flood() {
+                self.start(&try_on).await?;
                 continue;
             }
             match self.rng.below(100) {
                 0..66 => {
-                    // Some keys are asked for much more often than others.
-                    let most = self.rng.below(self.world.wishes()) + 1;
-                    let wish = self.world.wish(self.rng.below(most));
-                    self.start(&wish).await?;
+                    // Some keys are requested much more often than others.
+                    let most = self.rng.below(self.shared.try_on_keys()) + 1;
+                    let try_on = self.shared.try_on(self.rng.below(most));
+                    self.start(&try_on).await?;
                 }
                 66..82 => drop(self.get(&format!("/v1/sku_try_on_operations/{}", self.operation)).await?),
                 82..88 => drop(self.get("/v1/try_on_models").await?),
                 88..91 => self.upload().await?,
                 91..94 => drop(self.get(&format!("/v1/uploaded_images/{}", self.photo)).await?),
-                // No SDK calls this: it gets a token for no params.
+                // No SDK sends this request. Its token is for empty params.
                 94..97 => self.delete().await?,
-                _ => self.visit_foreigners().await?,
+                _ => self.visit_untrusted_host().await?,
             }
         }
         Ok(())
     }
 
-    async fn start(&mut self, wish: &Wish) -> Result<(), BoxError> {
-        let call = self.world.counts.try_ons.next();
-        let body = json!({ "uploaded_image_id": wish.photo, "sku_ids": [wish.garment], "call": call });
+    async fn start(&mut self, try_on: &TryOn) -> Result<(), BoxError> {
+        let call = self.shared.counts.try_ons.next();
+        let body = json!({ "uploaded_image_id": try_on.photo, "sku_ids": [try_on.garment], "call": call });
         let body = Bytes::from(body.to_string());
         let path = ["/v1/sku_try_on_operations", "/digital-try-on/v1/sku_images_operations"];
         let path = path[usize::from(self.rng.one_in(2))];
         let mut request = self.request(Method::POST, path, body)?;
-        // A partition is known to the extension alone; without one, either way will do.
-        if wish.partition > 0 {
-            request.headers_mut().insert(PARTITION, wish.partition.into());
+        // A partition can only be given by the extension. Without a partition the params may also come from the body.
+        if try_on.partition > 0 {
+            request.headers_mut().insert(PARTITION, try_on.partition.into());
         }
-        if wish.partition > 0 || self.rng.one_in(2) {
-            request.extensions_mut().insert(wish.params());
+        if try_on.partition > 0 || self.rng.one_in(2) {
+            request.extensions_mut().insert(try_on.params());
         }
         if self.rng.one_in(20) {
             request.extensions_mut().insert(NoReplay);
@@ -109,23 +110,23 @@ impl Caller {
     }
 
     async fn delete(&mut self) -> Result<(), BoxError> {
-        // A photo of its own: those that all start with are needed.
-        if self.world.stand_in.photos.contains(&self.photo) {
+        // Deletes only photos of its own: the initial ones are needed by all callers.
+        if self.shared.upstream.photos.contains(&self.photo) {
             return self.upload().await;
         }
         let request = self.request(Method::DELETE, &format!("/v1/uploaded_images/{}", self.photo), Bytes::new())?;
         self.send(request).await;
-        self.photo.clone_from(&self.world.stand_in.photos[0]);
+        self.photo.clone_from(&self.shared.upstream.photos[0]);
         Ok(())
     }
 
-    async fn get(&mut self, path: &str) -> Result<Answer, BoxError> {
+    async fn get(&mut self, path: &str) -> Result<Reply, BoxError> {
         let request = self.request(Method::GET, path, Bytes::new())?;
         Ok(self.send(request).await)
     }
 
-    /// Images are on other hosts; and another host may have Aiuta's paths.
-    async fn visit_foreigners(&mut self) -> Result<(), BoxError> {
+    /// Sends a request to an untrusted host, for an image or with one of Aiuta's paths.
+    async fn visit_untrusted_host(&mut self) -> Result<(), BoxError> {
         let (method, path) = [
             (Method::GET, "/images/1"),
             (Method::POST, "/v1/sku_try_on_operations"),
@@ -133,49 +134,50 @@ impl Caller {
         ][usize::try_from(self.rng.below(3))?]
         .clone();
         let body = Bytes::from_static(br#"{"uploaded_image_id":"1"}"#);
-        let body = Payload::whole(if method == Method::GET { Bytes::new() } else { body });
-        let request = Request::builder().method(method).uri(format!("{}{path}", self.foreign_origin)).body(body)?;
+        let body = TestBody::whole(if method == Method::GET { Bytes::new() } else { body });
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.untrusted_origin)).body(body)?;
         self.send(request).await;
         Ok(())
     }
 
-    /// A request to Aiuta, in one piece or in several, with its digest.
-    fn request(&mut self, method: Method, path: &str, body: Bytes) -> Result<Request<Payload>, BoxError> {
+    /// Builds a request to Aiuta with a digest of its body. The body is known bytes or a stream.
+    fn request(&mut self, method: Method, path: &str, body: Bytes) -> Result<Request<TestBody>, BoxError> {
         let digest = digest(&body);
         let payload = match self.rng.below(4) {
-            0 => Payload::stream(&body, 1_000),
-            _ => Payload::whole(body),
+            0 => TestBody::stream(&body, 1_000),
+            _ => TestBody::whole(body),
         };
-        let uri = format!("{}{path}", self.world.origin);
+        let uri = format!("{}{path}", self.shared.origin);
         let mut request = Request::builder().method(method).uri(uri).header(DIGEST, digest).body(payload)?;
-        // A start may be redirected to foreigners, and what a caller puts into its headers itself goes along.
+        // A POST may be redirected to the untrusted host together with the headers that the caller set, so it gets no
+        // stale credential.
         if *request.method() != Method::POST && self.rng.one_in(50) {
-            put_stale_credential(&mut request);
+            add_stale_credential(&mut request);
         }
         Ok(request)
     }
 
-    /// Waits for the whole answer, or gives up.
-    async fn send(&mut self, request: Request<Payload>) -> Answer {
+    /// Waits for the whole response, or drops the call after a while.
+    async fn send(&mut self, request: Request<TestBody>) -> Reply {
         let stack = self.stacks[usize::from(self.rng.one_in(4))].clone();
         let impatient = self.rng.one_in(20);
-        let patience = if impatient { self.rng.millis(0..=30) } else { FOREVER };
-        let about = format!("{} {}", request.method(), request.uri().path());
-        let call = self.world.forgets.watch(async {
+        let limit = if impatient { self.rng.millis(0..=30) } else { CALL_TIMEOUT };
+        let route = format!("{} {}", request.method(), request.uri().path());
+        let call = self.shared.invalidations.watch(async {
             let response = stack.oneshot(request).await?;
             let status = response.status();
             Ok::<_, BoxError>((status, response.into_body().collect().await?.to_bytes()))
         });
-        let counts = &self.world.counts;
-        match timeout(patience, call).await {
+        let counts = &self.shared.counts;
+        match timeout(limit, call).await {
             Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) if error.is::<AuthError>() => counts.failed.add(),
             Ok(Err(_)) => counts.disconnected.add(),
-            Err(_) if impatient => counts.given_up.add(),
+            Err(_) if impatient => counts.dropped.add(),
             Err(_) => {
-                self.world
-                    .findings
-                    .broken(Invariant::EveryCallEnds, || format!("{about} took longer than {FOREVER:?}"));
+                self.shared
+                    .violations
+                    .record(Invariant::EveryCallEnds, || format!("{route} took longer than {CALL_TIMEOUT:?}"));
             }
         }
         None

@@ -1,4 +1,4 @@
-//! A clock that runs, and is set at will.
+//! A wall clock that runs and can be set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tower_aiuta_auth::Clock;
 
-/// January 2027: the machine's own clock plays no part.
+/// January 2027. The machine's own clock is not used.
 const START_MS: u64 = 1_800_000_000_000;
 
-/// As a machine's wall clock: it runs at the pace of time, unless somebody sets it. Clones are the same clock.
+/// Runs like a machine's wall clock until it is stepped. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct WallClock {
     started: Instant,

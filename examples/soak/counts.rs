@@ -1,4 +1,4 @@
-//! How often everything happened.
+//! Counters of everything that happens in a run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ impl Count {
         self.next();
     }
 
-    /// Counts, and answers how many there were before.
+    /// Increments the counter and returns its previous value.
     pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::SeqCst)
     }
@@ -22,32 +22,32 @@ impl Count {
 
 #[derive(Default)]
 pub(crate) struct Counts {
-    /// Try-ons that callers wanted started: also the number of the next one.
+    /// Try-ons that callers requested. The value is also the number of the next call.
     pub(crate) try_ons: Count,
-    /// Requests that arrived, replays and hops included.
+    /// Requests that arrived, replays and redirected requests included.
     pub(crate) requests: Count,
     pub(crate) accepted_starts: Count,
     pub(crate) accepted_uploads: Count,
     pub(crate) redirects: Count,
-    pub(crate) foreign: Count,
-    /// Connections that were cut.
+    pub(crate) untrusted_requests: Count,
+    /// Connections that were cut on purpose.
     pub(crate) cut: Count,
-    /// Answers with 401, as the layer saw them.
+    /// 401 responses, as the layer received them.
     pub(crate) unauthorized: Count,
-    /// Calls that were dropped by whoever made them.
-    pub(crate) given_up: Count,
-    /// Calls that ended in an error of the layer, because there was no token.
+    /// Calls that their caller dropped before they ended.
+    pub(crate) dropped: Count,
+    /// Calls that ended in an error of the layer, because no token was available.
     pub(crate) failed: Count,
-    /// Calls that ended in an error of the connection.
+    /// Calls that ended in a connection error.
     pub(crate) disconnected: Count,
-    /// Requests of floods: a key comes from a few of them.
-    pub(crate) flood_asks: Count,
+    /// Requests of floods. Each key has several of them.
+    pub(crate) flood_requests: Count,
     pub(crate) revocations: Count,
     pub(crate) invalidations: Count,
     pub(crate) clears: Count,
     pub(crate) rotations: Count,
-    /// How often either clock was set.
+    /// Number of steps of either clock.
     pub(crate) clock_steps: Count,
-    /// How often the layer was seen to have made up for a clock that differs.
+    /// Number of times that the layer was seen to have corrected its clock.
     pub(crate) offsets: Count,
 }

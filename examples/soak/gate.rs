@@ -1,4 +1,5 @@
-//! Where requests to Aiuta arrive: they are looked at, then the stand-in has them; some are sent elsewhere, and some connections are cut.
+//! The gate in front of the upstream: checks each request, then forwards it. Some requests are redirected instead, and
+//! some connections are cut.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,34 +13,34 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value};
 use tower_aiuta_auth::testing::Credential;
 
-use crate::findings::Invariant;
-use crate::payload::digest;
+use crate::body::digest;
+use crate::deliveries::Deliveries;
+use crate::invariants::Invariant;
 use crate::rng::Rng;
 use crate::server::{Cut, Host, Reply};
+use crate::shared::Shared;
 use crate::source::partition_of_token;
-use crate::try_ons::TryOns;
-use crate::world::World;
 
-/// The digest of a request's body, by the one who sent it.
+/// Digest of the request's body, set by the caller.
 pub(crate) const DIGEST: &str = "x-soak-digest";
-/// The partition of a request, which is not sent otherwise.
+/// Partition of the request, set by the caller. Requests do not contain it otherwise.
 pub(crate) const PARTITION: &str = "x-soak-partition";
 
-/// The fields that a token is made for.
+/// The fields of the body that are signed into a token.
 const SIGNED: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
-/// Claims that are about the token itself.
+/// Claims that the signer adds.
 const REGISTERED: [&str; 3] = ["iss", "iat", "exp"];
 
 pub(crate) struct Gate {
-    world: Arc<World>,
-    foreign_origin: String,
+    shared: Arc<Shared>,
+    untrusted_origin: String,
     rng: Mutex<Rng>,
-    try_ons: TryOns,
+    deliveries: Deliveries,
 }
 
 impl Gate {
-    pub(crate) fn new(world: Arc<World>, foreign_origin: String, rng: Rng) -> Self {
-        Self { world, foreign_origin, rng: Mutex::new(rng), try_ons: TryOns::default() }
+    pub(crate) fn new(shared: Arc<Shared>, untrusted_origin: String, rng: Rng) -> Self {
+        Self { shared, untrusted_origin, rng: Mutex::new(rng), deliveries: Deliveries::default() }
     }
 
     fn one_in(&self, n: u64) -> bool {
@@ -47,44 +48,47 @@ impl Gate {
     }
 
     fn inspect(&self, head: &http::request::Parts, body: &Bytes) {
-        let findings = &self.world.findings;
+        let violations = &self.shared.violations;
         let route = || format!("{} {}", head.method, head.uri.path());
         let credential = Credential::of(&head.headers);
-        let one = matches!(credential, Credential::ApiKey | Credential::UserId | Credential::Bearer);
-        findings.check(Invariant::OneCredential, one, || format!("{}: {credential}", route()));
+        let is_one = matches!(credential, Credential::ApiKey | Credential::UserId | Credential::Bearer);
+        violations.check(Invariant::OneCredential, is_one, || format!("{}: {credential}", route()));
         if credential == Credential::Bearer {
-            let how = wrong_token(&head.headers, body);
-            findings
-                .check(Invariant::TokenOfOtherParams, how.is_none(), || format!("{}: {}", route(), how.unwrap_or("")));
+            let error = wrong_token(&head.headers, body);
+            violations.check(Invariant::TokenMatchesRequest, error.is_none(), || {
+                format!("{}: {}", route(), error.unwrap_or(""))
+            });
         }
         if starts(head) {
             let redirected = head.uri.query().is_some();
-            let times = call_in(body).map(|call| self.try_ons.arrives(call, redirected));
-            let enough = times.is_some_and(|times| times <= 2);
-            findings.check(Invariant::SentTwiceAtMost, enough, || format!("call {:?}: {times:?} times", call_in(body)));
+            let times = call_in(body).map(|call| self.deliveries.arrived(call, redirected));
+            let allowed = times.is_some_and(|times| times <= 2);
+            violations
+                .check(Invariant::SentAtMostTwice, allowed, || format!("call {:?}: {times:?} times", call_in(body)));
         }
-        let right = number(&head.headers, DIGEST) == Some(digest(body));
-        findings.check(Invariant::ByteForByte, right, || format!("{} with {} bytes", route(), body.len()));
+        let unchanged = number(&head.headers, DIGEST) == Some(digest(body));
+        violations.check(Invariant::BodyUnchanged, unchanged, || format!("{} with {} bytes", route(), body.len()));
     }
 
-    /// Some starts have to go elsewhere, and may come back from there; not those of a partition, whose params a redirect loses.
+    /// Redirects some requests that start a try-on, back to the gate or to the untrusted host. Requests with a
+    /// partition are not redirected, because a redirect loses the `AuthParams` extension.
     fn redirect(&self, head: &http::request::Parts) -> Option<Reply> {
-        let may = starts(head) && head.uri.query().is_none() && !head.headers.contains_key(PARTITION);
-        if !may || !self.one_in(100) {
+        let eligible = starts(head) && head.uri.query().is_none() && !head.headers.contains_key(PARTITION);
+        if !eligible || !self.one_in(100) {
             return None;
         }
-        self.world.counts.redirects.add();
-        let origin = if self.one_in(3) { &self.world.origin } else { &self.foreign_origin };
+        self.shared.counts.redirects.add();
+        let origin = if self.one_in(3) { &self.shared.origin } else { &self.untrusted_origin };
         Some(redirect(origin, &head.uri))
     }
 
-    /// What the stand-in has accepted.
+    /// Counts a request that the upstream accepted.
     fn accepted(&self, head: &http::request::Parts, body: &Bytes) {
-        let counts = &self.world.counts;
+        let counts = &self.shared.counts;
         if starts(head) {
             counts.accepted_starts.add();
-            let first = call_in(body).is_some_and(|call| self.try_ons.starts(call) == 1);
-            self.world.findings.check(Invariant::StartedOnce, first, || format!("call {:?}", call_in(body)));
+            let first = call_in(body).is_some_and(|call| self.deliveries.started(call) == 1);
+            self.shared.violations.check(Invariant::StartedOnce, first, || format!("call {:?}", call_in(body)));
         } else if head.method == Method::POST && head.uri.path().ends_with("/uploaded_images") {
             counts.accepted_uploads.add();
         }
@@ -94,23 +98,23 @@ impl Gate {
 impl Host for Gate {
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Cut> {
         let (head, body) = request.into_parts();
-        // What is not complete was given up, and is nobody's.
+        // An incomplete request was dropped by its caller.
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
-        self.world.counts.requests.add();
+        self.shared.counts.requests.add();
         self.inspect(&head, &body);
         if let Some(reply) = self.redirect(&head) {
             return Ok(reply);
         }
         let request = Request::from_parts(head.clone(), Full::new(body.clone()));
-        let Ok(reply) = self.world.stand_in.answer(request).await else {
-            self.world.counts.cut.add();
+        let Ok(reply) = self.shared.upstream.answer(request).await else {
+            self.shared.counts.cut.add();
             return Err(Cut);
         };
         if reply.status() == StatusCode::OK {
-            // In the turn in which the stand-in accepted it: nobody can give up in between.
+            // No await between the upstream's response and this: the caller can't drop the call in between.
             self.accepted(&head, &body);
             if self.one_in(400) {
-                self.world.counts.cut.add();
+                self.shared.counts.cut.add();
                 return Err(Cut);
             }
         }
@@ -122,7 +126,7 @@ pub(crate) fn starts(head: &http::request::Parts) -> bool {
     head.method == Method::POST && head.uri.path().ends_with("_operations")
 }
 
-/// To the same path at `origin`, for the second time.
+/// Redirects to the same path at `origin`. The query marks the request as redirected.
 pub(crate) fn redirect(origin: &str, uri: &Uri) -> Reply {
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::TEMPORARY_REDIRECT;
@@ -131,11 +135,11 @@ pub(crate) fn redirect(origin: &str, uri: &Uri) -> Reply {
     reply
 }
 
-/// What is wrong with the token, if it was made for anything but this body and this partition.
+/// Returns what is wrong with the request's token, unless it was made for this body and partition.
 fn wrong_token(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
-    let Some(mut claims) = claims(headers) else { return Some("no JWT") };
+    let Some(mut claims) = claims(headers) else { return Some("not a JWT") };
     let times = (claims.get("iat").and_then(Value::as_u64), claims.get("exp").and_then(Value::as_u64));
-    let (Some(iat), Some(exp)) = times else { return Some("no times") };
+    let (Some(iat), Some(exp)) = times else { return Some("`iat` or `exp` is missing") };
     claims.retain(|name, _| !REGISTERED.contains(&name.as_str()));
     let mut params: Map<_, _> = serde_json::from_slice(body).unwrap_or_default();
     params.retain(|name, value| SIGNED.contains(&name.as_str()) && !value.is_null());
@@ -143,7 +147,7 @@ fn wrong_token(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
         return Some("the token was made for other params");
     }
     (partition_of_token(iat, exp) != Some(number(headers, PARTITION).unwrap_or(0)))
-        .then_some("the token is another partition's")
+        .then_some("the token was made for another partition")
 }
 
 fn claims(headers: &HeaderMap) -> Option<Map<String, Value>> {
@@ -152,7 +156,7 @@ fn claims(headers: &HeaderMap) -> Option<Map<String, Value>> {
     serde_json::from_slice(&payload).ok()
 }
 
-/// The number of the call that a body is from.
+/// Returns the call's number, which its body contains.
 fn call_in(body: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Value>(body).ok()?.get("call")?.as_u64()
 }

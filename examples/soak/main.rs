@@ -1,35 +1,37 @@
-//! The soak: a storm of everything that can go wrong, and a verdict.
+//! The soak test: sends requests through the layer at full speed while everything around it fails at random, and checks
+//! the invariants that must still hold.
 //!
 //! `cargo run --release --example soak -- --seconds 60`
 //!
 //! ```text
-//! callers ─▶ redirects followed ─▶ AiutaAuth ─▶ hyper's client ─▶ gate ─▶ FakeAiuta
-//!    weather ─▶ clocks, cache, secrets ┘ └ source       └─▶ foreign host       └─ faults ◀─ weather
+//! callers ─▶ FollowRedirect ─▶ AiutaAuth ─▶ hyper's client ─▶ gate ─▶ FakeAiuta
+//!    chaos ─▶ clock, cache, secret ┘ └ source       └─▶ untrusted host   └─ faults ◀─ chaos
 //! ```
 //!
-//! Requests are looked at where they arrive: at the gate before the stand-in, and at the foreign host. [`findings::Invariant`] says what must hold.
+//! Requests are checked where they arrive: at the gate in front of [`FakeAiuta`](tower_aiuta_auth::testing::FakeAiuta),
+//! and at the untrusted host. [`Invariant`] lists everything that is checked.
 
 mod args;
-mod bound;
+mod body;
+mod call_budget;
 mod caller;
+mod chaos;
 mod client;
 mod clock;
 mod counts;
-mod findings;
-mod foreign;
-mod forgets;
+mod deliveries;
 mod gate;
-mod ledger;
-mod meter;
-mod payload;
+mod invalidations;
+mod invariants;
+mod progress;
 mod rng;
+mod run;
 mod server;
+mod shared;
 mod source;
-mod stand_in;
-mod storm;
-mod try_ons;
-mod weather;
-mod world;
+mod source_calls;
+mod untrusted_host;
+mod upstream;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,22 +41,24 @@ use peak_alloc::PeakAlloc;
 use tower_aiuta_auth::BoxError;
 
 use crate::args::Args;
-use crate::findings::Invariant;
-use crate::meter::Meter;
-use crate::storm::{Report, storm};
+use crate::invariants::Invariant;
+use crate::progress::Progress;
+use crate::run::{Report, run};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// A first storm, not to be judged by its memory: what is made once in a process is made then.
-const FIRST: Duration = Duration::from_secs(2);
+/// Length of a warm-up run. It makes all allocations that a process makes only once, so that they do not count as a
+/// leak in the measured run.
+const WARM_UP: Duration = Duration::from_secs(2);
 
-/// What may be in use after the storm beyond what was before it. The runtime keeps buffers of its own, which grow to the most that they were needed for.
-/// A layer that kept a word for each request would be over it within the second.
-const TOLERANCE: usize = 64 << 10;
+/// Maximum growth of memory in bytes over the measured run. The runtime keeps buffers of its own, which grow to the
+/// size that was once needed. A layer that leaked one word per request would exceed this within a second.
+const MAX_GROWTH: usize = 64 << 10;
 
-/// A shorter storm need not have everything, the less on a busy machine.
-const ALL_OF_IT: Duration = Duration::from_secs(60);
+/// Minimum length of a run in which every kind of event has to occur. A shorter run, on a busy machine above all, may
+/// miss some.
+const FULL_RUN: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
@@ -62,52 +66,56 @@ async fn main() -> Result<ExitCode, BoxError> {
     source::silence_expected_panics();
     println!("{} s with {} callers, seed {}\n", args.seconds, args.callers, args.seed);
 
-    let mut report = storm(&args, FIRST, &mut Meter::new(true)).await?;
-    if report.findings.is_empty() {
+    let mut report = run(&args, WARM_UP, &mut Progress::new(true)).await?;
+    if report.violations.is_empty() {
         let before = MEMORY.current_usage();
-        report = storm(&args, Duration::from_secs(args.seconds), &mut Meter::new(false)).await?;
-        judge(&report, before, MEMORY.current_usage());
+        report = run(&args, Duration::from_secs(args.seconds), &mut Progress::new(false)).await?;
+        check_totals(&report, before, MEMORY.current_usage());
     }
-    tell(&report);
-    if report.findings.is_empty() {
-        println!("\nverdict: it holds");
+    print(&report);
+    if report.violations.is_empty() {
+        println!("\nresult: all invariants hold");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("\nverdict: broken after {:.1} s; once more with --seed {}", report.took.as_secs_f64(), args.seed);
+    println!(
+        "\nresult: an invariant was violated after {:.1} s; run again with --seed {}",
+        report.took.as_secs_f64(),
+        args.seed
+    );
     Ok(ExitCode::FAILURE)
 }
 
-/// What can be said only when it is over.
-fn judge(report: &Report, before: usize, after: usize) {
-    let findings = &report.findings;
-    findings.check(Invariant::NothingIsLeft, after <= before + TOLERANCE, || {
-        format!("{} KiB in use, where there were {} KiB before", after >> 10, before >> 10)
+/// Checks the invariants that can only be checked at the end of a run.
+fn check_totals(report: &Report, before: usize, after: usize) {
+    let violations = &report.violations;
+    violations.check(Invariant::NothingLeaked, after <= before + MAX_GROWTH, || {
+        format!("{} KiB in use before the run, {} KiB after it", before >> 10, after >> 10)
     });
     println!("\nmemory: {} KiB before, {} KiB after", before >> 10, after >> 10);
-    if report.took >= ALL_OF_IT {
-        for (what, count) in report.last.happenings() {
-            findings.check(Invariant::AllOfItHappened, count > 0, || format!("no {what}"));
+    if report.took >= FULL_RUN {
+        for (event, count) in report.last.events() {
+            violations.check(Invariant::FullCoverage, count > 0, || format!("{event}: 0"));
         }
     }
 }
 
-fn tell(report: &Report) {
-    let (seen, bound, seconds) = (&report.last, &report.bound, report.took.as_secs_f64());
+fn print(report: &Report) {
+    let (seen, budget, seconds) = (&report.last, &report.budget, report.took.as_secs_f64());
     println!("{} requests in {seconds:.0} s, {:.0} a second", seen.requests, seen.requests as f64 / seconds);
     println!(
-        "{} try-ons wanted, {} calls failed for want of a token, {} by a cut connection",
+        "{} try-ons requested, {} calls failed because no token was available, {} because their connection was cut",
         seen.try_ons, seen.failed, seen.disconnected
     );
-    let happenings: Vec<_> = seen.happenings().iter().map(|(what, count)| format!("{what} {count}")).collect();
-    println!("{}", happenings.join(", "));
-    println!("calls of the source: {}, at most {} = {}\n", bound.calls, bound.sum(), bound.terms());
+    let events: Vec<_> = seen.events().iter().map(|(event, count)| format!("{event}: {count}")).collect();
+    println!("{}", events.join(", "));
+    println!("calls of the token source: {}, allowed: {} = {}\n", budget.calls, budget.sum(), budget.terms());
 
-    let broken = report.findings.all();
+    let violations = report.violations.all();
     for invariant in Invariant::ALL {
-        match broken.get(&invariant) {
-            None if invariant == Invariant::AllOfItHappened && report.took < ALL_OF_IT => {}
+        match violations.get(&invariant) {
+            None if invariant == Invariant::FullCoverage && report.took < FULL_RUN => {}
             None => println!("    ok  {invariant}"),
-            Some((times, how)) => println!("BROKEN  {invariant}\n        {times} times, first: {how}"),
+            Some((times, first)) => println!("FAILED  {invariant}\n        {times} times, first: {first}"),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Chance that can be had again: the same seed makes the same choices.
+//! Random choices that depend on a seed alone.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// `SplitMix64`: two lines, and good enough for weather.
+/// The `SplitMix64` generator: short, and sufficient here.
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// Each `stream` of one seed makes choices of its own.
+    /// Each `stream` of a seed yields its own sequence.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed.rotate_left(32) ^ stream);
         rng.next();
@@ -21,7 +21,7 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number less than `end`.
+    /// Returns a number less than `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }

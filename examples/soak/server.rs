@@ -1,4 +1,4 @@
-//! A hyper server on loopback that leaves nothing behind.
+//! A hyper server on loopback. Dropping it ends all of its tasks.
 
 use std::fmt;
 use std::future::Future;
@@ -18,12 +18,12 @@ use tower_aiuta_auth::BoxError;
 
 pub(crate) type Reply = Response<Full<Bytes>>;
 
-/// Who answers. An error cuts the connection (over HTTP/2, the stream).
+/// Answers requests. An error cuts the connection (with HTTP/2, the stream).
 pub(crate) trait Host: Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Reply, Cut>> + Send;
 }
 
-/// A port, its accept task, and the tasks of its connections, until it is dropped.
+/// A bound port that is not served yet.
 pub(crate) struct Port {
     listener: TcpListener,
     pub(crate) origin: String,
@@ -36,7 +36,7 @@ impl Port {
         Ok(Self { listener, origin })
     }
 
-    /// Serves until what is returned is dropped.
+    /// Serves the port until the returned set is dropped.
     pub(crate) fn serve(self, host: impl Host) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(self.listener, Arc::new(host)));
@@ -57,7 +57,7 @@ async fn accept(listener: TcpListener, host: Arc<impl Host>) {
                         let host = Arc::clone(&host);
                         async move { host.answer(request).await }
                     });
-                    // The client's errors are the client's to report.
+                    // The client sees its own errors.
                     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -66,7 +66,7 @@ async fn accept(listener: TcpListener, host: Arc<impl Host>) {
     }
 }
 
-/// The error that cuts a connection. (Not a `BoxError`: rustc can't tell that one lives long enough, inside a task.)
+/// The error that cuts a connection. (With a `BoxError`, rustc cannot prove the lifetimes inside the task.)
 #[derive(Debug)]
 pub(crate) struct Cut;
 

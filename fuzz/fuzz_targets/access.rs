@@ -1,6 +1,7 @@
-//! The table of access: no spelling of a try-on's path, by any reader's rules, gets the weak credential, or a token for no params.
+//! Fuzzes the access table: no form of a try-on's path, as any reader may normalize it, gets `x-user-id` or a token for
+//! empty params.
 //!
-//! Input, a line each: the method, the base path, and the path with its query.
+//! Input, one per line: the method, the base path, the path with its query.
 #![no_main]
 
 use std::borrow::Cow;
@@ -11,7 +12,7 @@ use http_body_util::Full;
 use libfuzzer_sys::fuzz_target;
 use percent_encoding::percent_decode_str;
 use tower_aiuta_auth::{AiutaAuthLayer, AuthErrorKind};
-use tower_aiuta_auth_fuzz::{Telling, line, send};
+use tower_aiuta_auth_fuzz::{ParamsInToken, line, send};
 use url::Url;
 
 const HOST: &str = "https://api.aiuta.com";
@@ -20,7 +21,7 @@ const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
 fuzz_target!(|data: &[u8]| {
     let mut data = data;
     let (Some(method), Some(base), Some(path)) = (line(&mut data), line(&mut data), line(&mut data)) else { return };
-    let layer = AiutaAuthLayer::builder().jwt("the-id", Telling).base_path(base).max_tokens(4).build();
+    let layer = AiutaAuthLayer::builder().jwt("the-id", ParamsInToken).base_path(base).max_tokens(4).build();
     let (Ok(layer), Ok(method)) = (layer, method.parse::<Method>()) else { return };
     let Ok(uri) = format!("{HOST}{path}").parse::<Uri>() else { return };
     if !path.starts_with('/') || uri.authority().is_none_or(|authority| authority != "api.aiuta.com") {
@@ -32,14 +33,14 @@ fuzz_target!(|data: &[u8]| {
         *request.uri_mut() = uri.clone();
         send(&layer, request)
     };
-    let readings = readings(uri.path());
+    let forms = forms(uri.path());
     let starts = |path: &String| {
         let last = path.rsplit('/').next();
         method == Method::POST && matches!(last, Some("sku_images_operations" | "sku_try_on_operations"))
     };
-    if readings.iter().chain(&read_again(&readings)).any(starts) && method != Method::CONNECT {
+    if forms.iter().chain(&normalized_again(&forms)).any(starts) && method != Method::CONNECT {
         for empty in ["", "{}"] {
-            let error = send(empty).expect_err("a try-on without params");
+            let error = send(empty).expect_err("a try-on without params must fail");
             assert_eq!(error.kind(), AuthErrorKind::MissingParams);
         }
         let claims = send(BODY).expect("sent").claims().expect("one token");
@@ -47,24 +48,24 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
 
-    let bases = self::readings(base);
-    // Not a try-on: the body need not say anything.
+    let bases = self::forms(base);
+    // Not a try-on, so the body may contain anything.
     for body in ["", "{}", BODY] {
         let Ok(seen) = send(body) else {
-            // The layer knows a reading that is not among these: it errs on the safe side, but not on plain paths.
-            assert!(!is_plain(path), "{path} is no try-on");
+            // The layer may know a normalization that is missing here and be stricter, but not for plain paths.
+            assert!(!is_plain(path), "{path} is not a try-on");
             continue;
         };
-        assert_eq!(seen.uri, uri, "sent as it came");
+        assert_eq!(seen.uri, uri, "the URI is unchanged");
         assert_eq!(seen.body, body);
         match seen.credentials()[..] {
             [] => assert_eq!(method, Method::CONNECT),
             [("x-user-id", value)] => {
                 assert_eq!(value, "the-id");
-                // To those who leave dots as they are, what has some is no operation at all.
+                // For a reader that does not resolve dot segments, a path with dot segments is no known operation.
                 let resolved = |path: &&String| !path.split('/').any(|segment| matches!(segment, "." | ".."));
-                for reading in readings.iter().filter(resolved) {
-                    assert!(identified(&method, &bases, reading), "{path} may be read as {reading}");
+                for form in forms.iter().filter(resolved) {
+                    assert!(identified(&method, &bases, form), "{path} may be normalized to {form}");
                 }
             }
             [("authorization", _)] => {
@@ -75,32 +76,33 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// What a path may be taken for: by the `url` crate, which knows `%2e` and backslashes, by those who decode it before they resolve dots,
-/// those who merge slashes first, and those who resolve nothing.
-fn readings(path: &str) -> Vec<String> {
+/// Returns the forms that a path may be normalized to: by the `url` crate, which knows `%2e` and backslashes; by
+/// readers that decode before they resolve dots; by readers that merge slashes first; and by readers that resolve
+/// nothing.
+fn forms(path: &str) -> Vec<String> {
     let decoded = decode(path);
     let slashes = decoded.replace('\\', "/");
-    let mut readings = Vec::new();
+    let mut forms = Vec::new();
     for path in [Cow::from(path), Cow::from(escape(&decoded)), Cow::from(escape(&slashes))] {
-        // A backslash is a slash to the `url` crate, and a part of a segment to those who go by RFC 3986.
+        // The `url` crate treats a backslash as a slash, RFC 3986 as a character of a segment.
         let (slashes, kept) = (path.replace('\\', "/"), path.replace('\\', "%5c"));
         for path in [merge(&path), merge(&slashes), merge(&kept), slashes, kept, path.into_owned()] {
-            readings.push(decode(&path));
+            forms.push(decode(&path));
             if let Ok(url) = Url::parse(&format!("{HOST}{path}")) {
-                readings.push(decode(url.path()));
+                forms.push(decode(url.path()));
             }
         }
     }
-    readings.iter_mut().for_each(|path| *path = merge(path).trim_end_matches('/').to_owned());
-    readings.sort();
-    readings.dedup();
-    readings
+    forms.iter_mut().for_each(|path| *path = merge(path).trim_end_matches('/').to_owned());
+    forms.sort();
+    forms.dedup();
+    forms
 }
 
-/// The same by one after the other: what one has resolved and decoded, another resolves once more.
-fn read_again(readings: &[String]) -> Vec<String> {
+/// Normalizes each form once more, as a second reader behind the first one does.
+fn normalized_again(forms: &[String]) -> Vec<String> {
     let mut again = Vec::new();
-    for path in readings {
+    for path in forms {
         let path = escape(path);
         for path in [path.replace('\\', "%5c"), path] {
             let url = Url::parse(&format!("{HOST}{path}"));
@@ -114,7 +116,7 @@ fn decode(path: &str) -> String {
     percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
-/// A decoded path as one that decodes to it, its slashes and dots as they are.
+/// Encodes a decoded path again. Slashes and dots are kept.
 fn escape(path: &str) -> String {
     let mut escaped = String::new();
     for byte in path.bytes() {
@@ -140,14 +142,14 @@ fn path_of(target: &str) -> &str {
     target.split('?').next().unwrap_or_default()
 }
 
-/// Nothing in it that two readers could read in two ways.
+/// Returns whether all readers normalize the path to the same form.
 fn is_plain(target: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
     let path = path_of(target);
     path.bytes().all(plain) && !path.contains("//") && !path.ends_with('/')
 }
 
-/// The official SDKs' table of `x-user-id`, in other words than the crate's.
+/// The official SDKs' table of `x-user-id`, written independently of the crate's.
 fn identified(method: &Method, bases: &[String], path: &str) -> bool {
     let below = |base: &String| path.strip_prefix(base.as_str()).filter(|path| path.starts_with('/'));
     let Some(path) = bases.iter().find_map(below) else { return false };

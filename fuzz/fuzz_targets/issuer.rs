@@ -1,6 +1,7 @@
-//! `JwtIssuer`: whatever it is asked, one of the documented answers, and never a claim that was not authorized.
+//! Fuzzes `JwtIssuer`: every request gets a documented response, and no claim is signed without authorization.
 //!
-//! Input, a line each: what `authorize` does, the method, the query, the content type, the size of the body's pieces; then the body.
+//! Input, one per line: the result of `authorize`, the method, the query, the content type, the size of the body's
+//! chunks; then the body.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -10,8 +11,8 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, IssuerError};
-use tower_aiuta_auth_fuzz::{NOON, Noon, Pairs, body, claims, line, now, size};
+use tower_aiuta_auth::{AuthParams, IssuerError, JwtIssuer, JwtSigner};
+use tower_aiuta_auth_fuzz::{FIXED_TIME, FixedClock, Pairs, body, claims, line, now, size};
 use tower_service::Service;
 
 const FIELDS: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
@@ -35,11 +36,11 @@ fuzz_target!(|data: &[u8]| {
         request.headers_mut().append("content-type", value);
     }
 
-    // What was asked of `authorize`, and what it gave.
-    let asked = Arc::new(Mutex::new(Vec::new()));
+    // The params that `authorize` was called with, and its results.
+    let calls = Arc::new(Mutex::new(Vec::new()));
     let verdict = verdict.to_owned();
     let authorize = {
-        let (asked, verdict) = (Arc::clone(&asked), verdict.clone());
+        let (calls, verdict) = (Arc::clone(&calls), verdict.clone());
         move |_, params: AuthParams| {
             let result = match verdict.as_str() {
                 "401" => Err(IssuerError::unauthorized()),
@@ -51,12 +52,12 @@ fuzz_target!(|data: &[u8]| {
                 "iss" => Ok(params.clone().with("iss", "somebody else")),
                 _ => Ok(params.clone()),
             };
-            asked.lock().expect("one thread").push((params, result.clone()));
+            calls.lock().expect("one thread").push((params, result.clone()));
             std::future::ready(result)
         }
     };
     let signer = JwtSigner::hs256("issuer", "secret").expect("a signer");
-    let mut issuer = JwtIssuer::new(signer, authorize).clock(Noon);
+    let mut issuer = JwtIssuer::new(signer, authorize).clock(FixedClock);
     let Ok(response) = now(issuer.call(request));
     let status = response.status().as_u16();
     let headers = response.headers().clone();
@@ -67,28 +68,30 @@ fuzz_target!(|data: &[u8]| {
         (&HeaderValue::from_static("application/json"), &HeaderValue::from_static("no-store"))
     );
 
-    let asked = std::mem::take(&mut *asked.lock().expect("one thread"));
-    assert!(asked.len() <= 1);
+    let calls = std::mem::take(&mut *calls.lock().expect("one thread"));
+    assert!(calls.len() <= 1);
     if status == 200 {
-        let [(params, Ok(given))] = &asked[..] else { panic!("a token that nobody authorized") };
+        let [(params, Ok(given))] = &calls[..] else { panic!("the token was not authorized") };
         assert_eq!(answer.as_object().map(serde_json::Map::len), Some(2));
         assert_eq!(answer["type"], "jwt");
         let mut expected = serde_json::to_value(given).expect("JSON");
-        for (name, value) in [("iss", json!("issuer")), ("iat", json!(NOON - 5)), ("exp", json!(NOON + 60))] {
+        for (name, value) in [("iss", json!("issuer")), ("iat", json!(FIXED_TIME - 5)), ("exp", json!(FIXED_TIME + 60))]
+        {
             expected[name] = value;
         }
         assert_eq!(claims(answer["token"].as_str().expect("a token")), Some(expected));
-        asked_for(params, &method, &query, content_type, data);
+        check_params(params, &method, &query, content_type, data);
         return;
     }
 
     assert!(answer["error"].is_string() && answer.as_object().map(serde_json::Map::len) == Some(1), "{answer}");
-    match &asked[..] {
+    match &calls[..] {
         [(params, result)] => {
-            asked_for(params, &method, &query, content_type, data);
+            check_params(params, &method, &query, content_type, data);
             match result {
                 Err(_) => assert_eq!(status.to_string(), verdict),
-                // What the signer does not sign: a claim of its own, or what would be too long once its control characters are escaped.
+                // The signer fails for a registered claim, and for claims that are too long after their control
+                // characters are escaped.
                 Ok(given) => {
                     let long = serde_json::to_string(given).expect("JSON").len() > 5 * 1024;
                     assert!(status == 500 && (long || verdict == "iss"), "{status}");
@@ -102,7 +105,7 @@ fuzz_target!(|data: &[u8]| {
                 _ => &[405],
             };
             assert!(expected.contains(&status), "{status} for {method}");
-            // What is as it should be is not refused.
+            // A valid request is not rejected.
             let good = params_of(&method, &query, content_type, data).filter(|_| status != 405);
             assert!(good.is_none(), "{status} for {good:?}: {answer}");
         }
@@ -111,13 +114,13 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(headers.contains_key("allow"), status == 405);
 });
 
-/// What `authorize` was asked is what the request says, to any reader.
-fn asked_for(params: &AuthParams, method: &Method, query: &str, content_type: &str, body: &[u8]) {
-    let expected = params_of(method, query, content_type, body).expect("a request that can be read for certain");
+/// Checks that `authorize` was called with the params that any reader finds in the request.
+fn check_params(params: &AuthParams, method: &Method, query: &str, content_type: &str, body: &[u8]) {
+    let expected = params_of(method, query, content_type, body).expect("an unambiguous request");
     assert_eq!(*params, expected);
 }
 
-/// The params of a request as other readers see them: `serde_json`, and the `url` crate's reader of forms.
+/// Returns the params of a request as `serde_json` and the `url` crate's form parser read them.
 fn params_of(method: &Method, query: &str, content_type: &str, body: &[u8]) -> Option<AuthParams> {
     let params = if *method == Method::GET {
         if !body.is_empty() {
@@ -125,7 +128,7 @@ fn params_of(method: &Method, query: &str, content_type: &str, body: &[u8]) -> O
         }
         let mut params = AuthParams::new();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            // U+FFFD stands for what it could not read, and for itself.
+            // U+FFFD stands for invalid UTF-8 and for itself.
             if key.contains('\u{fffd}') || value.contains('\u{fffd}') {
                 params = strictly(query)?;
                 break;
@@ -157,7 +160,7 @@ fn params_of(method: &Method, query: &str, content_type: &str, body: &[u8]) -> O
     (!params.is_empty() && size(&params) <= 4 * 1024 && body.len() <= 16 * 1024).then_some(params)
 }
 
-/// A query with a replacement character, which has to be there as such.
+/// Reads a query with a replacement character, which must be encoded as such.
 fn strictly(query: &str) -> Option<AuthParams> {
     let mut params = AuthParams::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

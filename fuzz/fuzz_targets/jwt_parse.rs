@@ -1,6 +1,6 @@
-//! `Jwt::parse`: no panic, and what it accepts is a token that can be sent, with the lifetime that its payload states.
+//! Fuzzes `Jwt::parse`: it never panics, and a token that it accepts can be sent and has the lifetime of its payload.
 //!
-//! Input: a line that says how to read the rest, as a `token` or as the `payload` of one; and the rest.
+//! Input: a line with the form of the rest, `token` or `payload`; then the rest.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         accepted(&compact, jwt);
     }
     if form == "payload" && compact.len() <= 8 * 1024 {
-        // serde_json refuses depth and numbers beyond bounds that the layer, which skips other claims, need not know.
+        // serde_json rejects depths and numbers that the layer accepts, because it skips other claims.
         let claims = serde_json::from_str::<Pairs<Value>>(text);
         if let Ok(claims) = claims {
             assert_eq!(parsed.is_ok(), lifetime(&claims).is_some(), "{text}");
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn accepted(compact: &str, jwt: &Jwt) {
-    assert_eq!(jwt.expose(), compact, "sent as it is");
+    assert_eq!(jwt.expose(), compact, "the token is unchanged");
     assert!(compact.len() <= 8 * 1024);
     let parts: Vec<&str> = compact.split('.').collect();
     let [header, payload, signature] = parts[..] else { panic!("{} parts", parts.len()) };
@@ -52,9 +52,9 @@ fn accepted(compact: &str, jwt: &Jwt) {
             assert_eq!(time, expected.map(|since| SystemTime::UNIX_EPOCH + since));
         }
     }
-    assert!(!format!("{jwt:?}").contains(signature) || signature.len() < 8, "shown");
+    assert!(!format!("{jwt:?}").contains(signature) || signature.len() < 8, "`Debug` contains the signature");
 
-    // It leaves as it was given, whatever its lifetime, and marked sensitive.
+    // The token is sent unchanged, whatever its lifetime, and marked sensitive.
     let given = compact.to_owned();
     let source = source_fn(move |_| std::future::ready(Ok::<_, std::io::Error>(given.clone())));
     let layer = AiutaAuthLayer::builder().jwt("id", source).max_tokens(4).build().expect("a layer");
@@ -66,7 +66,7 @@ fn accepted(compact: &str, jwt: &Jwt) {
     assert_eq!(value.as_bytes().strip_prefix(b"Bearer "), Some(compact.as_bytes()));
 }
 
-/// `exp` and `iat`, if each is a number, null or not there, and not there twice.
+/// Returns `exp` and `iat`. Returns `None` if one of them occurs twice or is neither a number nor null.
 fn lifetime(claims: &Pairs<Value>) -> Option<[Option<f64>; 2]> {
     let claim = |name| {
         let mut values = claims.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value);

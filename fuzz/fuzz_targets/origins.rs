@@ -1,7 +1,8 @@
-//! Trusted origins: nothing that the `url` crate resolves to another scheme, host or port is ever given a credential.
+//! Fuzzes trusted origins: no credential is sent to a URL that the `url` crate resolves to another scheme, host or
+//! port.
 //!
-//! Input, a line each: flags (`c` for CONNECT, `o` to trust origin-form, `p` for plaintext origins), origins (blanks between them; none:
-//! a fixed set), the request's target, and its `Host` headers.
+//! Input, one per line: flags (`c` for CONNECT, `o` to trust origin-form, `p` for plaintext origins); the origins,
+//! separated by blanks (a fixed set if empty); the request's target; its `Host` headers.
 #![no_main]
 
 use bytes::Bytes;
@@ -25,10 +26,10 @@ fuzz_target!(|data: &[u8]| {
     let layer = AiutaAuthLayer::builder().api_key("the-key").origins(origins.iter().copied());
     let layer = layer.trust_origin_form(origin_form).danger_allow_plaintext_origins(plaintext).build();
     let Ok(layer) = layer else { return };
-    // So that "nowhere" is no answer: each is trusted in the words in which it was given.
+    // Each origin must be trusted in the form in which it was given. Otherwise a layer that trusts nothing would pass.
     for origin in &origins {
         let request = Request::get(format!("{}/v1/x", origin.trim_end_matches('/'))).body(Full::<Bytes>::default());
-        let seen = send(&layer, request.expect("an origin, and a path")).expect("an API key is always at hand");
+        let seen = send(&layer, request.expect("an origin, and a path")).expect("an API key never fails");
         assert_eq!(seen.credentials().len(), 1, "{origin}");
     }
     let origins: Vec<Option<Url>> = origins.iter().map(|origin| accepted(origin, plaintext)).collect();
@@ -48,12 +49,12 @@ fuzz_target!(|data: &[u8]| {
     }
     let given = request.headers().clone();
 
-    let seen = send(&layer, request).expect("an API key is always at hand");
-    assert_eq!(seen.uri, uri, "sent as it came");
+    let seen = send(&layer, request).expect("an API key never fails");
+    assert_eq!(seen.uri, uri, "the URI is unchanged");
     let trusted = match seen.credentials()[..] {
         [("x-api-key", value)] if value == "the-key" => true,
         _ => {
-            assert_eq!(seen.headers, given, "untouched");
+            assert_eq!(seen.headers, given, "the headers are unchanged");
             false
         }
     };
@@ -61,24 +62,24 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
 
-    assert!(!connect, "CONNECT names a proxy's destination");
+    assert!(!connect, "CONNECT is never trusted");
     if uri.authority().is_none() {
         assert!(origin_form && uri.scheme().is_none(), "{uri}");
     }
-    // Wherever the `url` crate says that this goes, from whichever origin it is relative to, is one of the origins.
-    let mut read = 0;
+    // The destination according to the `url` crate, relative to any origin, must be one of the origins.
+    let mut parsed = 0;
     for origin in origins.iter().flatten() {
         let Ok(destination) = origin.join(target) else { continue };
-        read += 1;
-        let home = origins.iter().flatten().any(|origin| origin.origin() == destination.origin());
-        assert!(home, "{target} leads to {destination}");
+        parsed += 1;
+        let is_trusted = origins.iter().flatten().any(|origin| origin.origin() == destination.origin());
+        assert!(is_trusted, "{target} leads to {destination}");
         for host in &hosts {
-            let host = std::str::from_utf8(host).expect("text, or it is no host");
+            let host = std::str::from_utf8(host).expect("a trusted host is text");
             let host = Url::parse(&format!("{}://{host}/", destination.scheme())).expect("a host");
             let named = if uri.authority().is_some() {
                 host.origin() == destination.origin()
             } else {
-                // Under whichever scheme; but a trusted one.
+                // The scheme may be any, as long as the result is trusted.
                 let http = |scheme: &str| {
                     let mut host = host.clone();
                     let _ = host.set_scheme(scheme);
@@ -86,16 +87,16 @@ fuzz_target!(|data: &[u8]| {
                 };
                 origins.iter().flatten().any(|origin| origin.origin() == http(origin.scheme()))
             };
-            assert!(named, "the host header {host} is not {destination}");
+            assert!(named, "the host header names {host}, the destination is {destination}");
         }
     }
-    // An origin that the `url` crate can't read is compared as text: only the very same text gets there.
-    if read == 0 {
-        assert!(origins.iter().any(Option::is_none), "{target} is no URL");
+    // An origin that the `url` crate cannot parse is compared as text, so only the same text is trusted.
+    if parsed == 0 {
+        assert!(origins.iter().any(Option::is_none), "{target} is not a URL");
     }
 });
 
-/// An origin that was accepted is one by the `url` crate's reading, too; `None` if that can't read it at all.
+/// Checks that the `url` crate also reads an accepted origin as one. Returns `None` if it cannot parse the origin.
 fn accepted(origin: &str, plaintext: bool) -> Option<Url> {
     let url = Url::parse(origin).ok()?;
     assert!(matches!(url.scheme(), "https" | "http"), "{url}");

@@ -1,13 +1,13 @@
-//! Params from a body: what is signed is what `serde_json` reads there, or the request is not sent.
+//! Fuzzes params in a body: the signed params are those that `serde_json` reads there, or the request is not sent.
 //!
-//! Input: a line with the size of the pieces in which the body comes (none: in one), and the body.
+//! Input: a line with the size of the body's chunks (one chunk if empty), then the body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tower_aiuta_auth::{AiutaAuthLayer, AuthErrorKind, AuthParams};
-use tower_aiuta_auth_fuzz::{Noon, Pairs, Telling, body, line, send, size, token, told};
+use tower_aiuta_auth_fuzz::{FixedClock, Pairs, ParamsInToken, body, line, payload_for, send, size, token};
 
 const URI: &str = "https://api.aiuta.com/v1/sku_try_on_operations";
 const FIELDS: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
@@ -18,11 +18,12 @@ fuzz_target!(|data: &[u8]| {
     let mut bytes = data;
     let Some(chunk) = line(&mut bytes) else { return };
     let chunk = chunk.parse().unwrap_or(0);
-    let layer = AiutaAuthLayer::builder().jwt("id", Telling).clock(Noon).body_limit(BODY_LIMIT).max_tokens(16);
+    let layer =
+        AiutaAuthLayer::builder().jwt("id", ParamsInToken).clock(FixedClock).body_limit(BODY_LIMIT).max_tokens(16);
     let layer = layer.build().expect("a layer");
     let request = || http::Request::post(URI).body(body(bytes, chunk)).expect("a request");
 
-    // What the cache has for other types of the same values must not be what this body gets.
+    // Caches tokens for params that differ in type or partition only. The body must not get one of those.
     let reference = reference(bytes);
     if let Some(params) = reference.as_ref().ok().and_then(|params| params.as_ref()) {
         let tokens = layer.token_cache().expect("tokens");
@@ -36,19 +37,21 @@ fuzz_target!(|data: &[u8]| {
     let first = send(&layer, request());
     let again = send(&layer, request());
     match (&first, &again) {
-        (Ok(first), Ok(again)) => assert_eq!(first.credentials(), again.credentials(), "the same body, another token"),
+        (Ok(first), Ok(again)) => {
+            assert_eq!(first.credentials(), again.credentials(), "the same body got another token")
+        }
         (Err(first), Err(again)) => assert_eq!(first.kind(), again.kind()),
-        _ => panic!("once so, once so: {first:?} {again:?}"),
+        _ => panic!("the same body got two different results: {first:?} {again:?}"),
     }
     let sent = match first {
         Ok(seen) => {
-            assert_eq!(seen.body, bytes, "the very same bytes");
-            if let Some(body) = once_more(bytes) {
+            assert_eq!(seen.body, bytes, "the body is unchanged");
+            if let Some(body) = with_duplicate_field(bytes) {
                 let request = http::Request::post(URI).body(self::body(&body, chunk)).expect("a request");
                 let kind = send(&layer, request).map_err(|error| error.kind()).map(|seen| seen.body);
-                let refused =
+                let expected =
                     if body.len() > BODY_LIMIT { AuthErrorKind::BodyTooLarge } else { AuthErrorKind::InvalidBody };
-                assert_eq!(kind, Err(refused), "a field occurs twice");
+                assert_eq!(kind, Err(expected), "a field occurs twice");
             }
             Ok(seen.claims().expect("one token")["params"].clone())
         }
@@ -61,13 +64,13 @@ fuzz_target!(|data: &[u8]| {
         (_, Ok(Some(params))) if params.is_empty() => Err(AuthErrorKind::MissingParams),
         (_, Ok(Some(params))) if size(&params) > PARAMS_LIMIT => Err(AuthErrorKind::InvalidBody),
         // Control characters take six bytes in JSON.
-        (_, Ok(Some(params))) if token(&told(&params)).len() > 8 * 1024 => Err(AuthErrorKind::InvalidToken),
+        (_, Ok(Some(params))) if token(&payload_for(&params)).len() > 8 * 1024 => Err(AuthErrorKind::InvalidToken),
         (_, Ok(Some(params))) => Ok(serde_json::to_value(params).expect("JSON")),
         (_, Ok(None)) => Err(AuthErrorKind::InvalidBody),
-        // serde_json refuses other fields, which the layer skips, for their depth, lone surrogates, or a number's range. What is signed
-        // has to be there for it all the same.
+        // serde_json may reject the depth, lone surrogates or numbers of other fields, which the layer skips. It must
+        // still find the signed fields.
         (_, Err(())) => match sent {
-            Ok(params) => return in_raw(bytes, &params),
+            Ok(params) => return check_raw(bytes, &params),
             Err(kind) => {
                 return assert!(matches!(kind, AuthErrorKind::InvalidBody | AuthErrorKind::MissingParams), "{kind:?}");
             }
@@ -76,8 +79,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(sent, expected);
 });
 
-/// A body that has one of its signed fields once more, its name with an escape somewhere: never the same to all readers.
-fn once_more(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Returns the body with one of its signed fields repeated under an escaped name, which readers may treat differently.
+fn with_duplicate_field(bytes: &[u8]) -> Option<Vec<u8>> {
     let pairs: Pairs<Box<RawValue>> = serde_json::from_slice(bytes).ok()?;
     let (key, _) = pairs.0.iter().find(|(key, _)| FIELDS.contains(&key.as_str()))?;
     let (before, after) = key.split_at(bytes.len() % key.len());
@@ -87,14 +90,14 @@ fn once_more(bytes: &[u8]) -> Option<Vec<u8>> {
     Some([end, format!(r#","{escaped}":null}}"#).as_bytes()].concat())
 }
 
-/// The params of a body; `None` if it has fields that can't be signed, an error if it is no JSON object.
+/// Returns the params in a body, `None` if a field cannot be signed, or an error if the body is not a JSON object.
 fn reference(bytes: &[u8]) -> Result<Option<AuthParams>, ()> {
     let pairs: Pairs<Value> = serde_json::from_slice(bytes).map_err(drop)?;
     Ok(pairs.params(&FIELDS))
 }
 
-/// Each param is the value of a member that is there once; and all such members are.
-fn in_raw(bytes: &[u8], params: &Value) {
+/// Checks that the params are exactly the signed fields of the body, each of which occurs once.
+fn check_raw(bytes: &[u8], params: &Value) {
     let pairs: Pairs<Box<RawValue>> = serde_json::from_slice(bytes).expect("an object");
     let signed: Vec<_> = pairs.0.into_iter().filter(|(key, _)| FIELDS.contains(&key.as_str())).collect();
     let signed = signed.into_iter().map(|(key, raw)| (key, serde_json::from_str(raw.get()).expect("a plain value")));

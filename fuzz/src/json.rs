@@ -1,4 +1,4 @@
-//! JSON as `serde_json` reads it, for comparison: an object's members in their order, none of them merged.
+//! JSON as `serde_json` reads it, for comparison. The members of an object keep their order, and duplicates are kept.
 
 use std::fmt;
 
@@ -30,7 +30,8 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
 }
 
 impl Pairs<Value> {
-    /// The params that these members are, by the rules: each of `fields` at most once, of a type that can be signed, nulls left out.
+    /// Returns the params in these members: each of `fields` at most once, with a type that can be signed, without
+    /// nulls. Returns `None` if a field breaks these rules.
     pub fn params(&self, fields: &[&str]) -> Option<AuthParams> {
         let mut params = AuthParams::new();
         for field in fields {
@@ -41,15 +42,15 @@ impl Pairs<Value> {
             }
             match value {
                 None | Some(Value::Null) => {}
-                Some(value) => params = params.with(*field, plain(value)?),
+                Some(value) => params = params.with(*field, param_value(value)?),
             }
         }
         Some(params)
     }
 }
 
-/// A value that can be signed.
-fn plain(value: &Value) -> Option<ParamValue> {
+/// Converts a value, if it can be signed.
+fn param_value(value: &Value) -> Option<ParamValue> {
     Some(match value {
         Value::String(text) => ParamValue::String(text.clone()),
         Value::Bool(yes) => ParamValue::Bool(*yes),
@@ -62,7 +63,7 @@ fn plain(value: &Value) -> Option<ParamValue> {
     })
 }
 
-/// What the documented bound of 4 KiB counts.
+/// Returns the size that the documented limit of 4 KiB applies to.
 pub fn size(params: &AuthParams) -> usize {
     let value = |value: &ParamValue| match value {
         ParamValue::String(text) => text.len(),

@@ -1,4 +1,5 @@
-//! What the fuzzers share: the wire, a source of tokens, and JSON as `serde_json` reads it.
+//! Shared by the fuzz targets: an inner service that records requests, a token source, and JSON as `serde_json` reads
+//! it.
 
 mod json;
 
@@ -26,7 +27,7 @@ pub const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "x-user-id"];
 
 pub type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A request as it left the layer.
+/// A request that the inner service received.
 #[derive(Debug)]
 pub struct Seen {
     pub uri: Uri,
@@ -35,30 +36,30 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Names and values of all credentials that it carries.
+    /// Returns the names and values of all credentials in the request.
     pub fn credentials(&self) -> Vec<(&'static str, &HeaderValue)> {
         let values = |name| self.headers.get_all(name).iter().map(move |value| (name, value));
         CREDENTIALS.into_iter().flat_map(values).collect()
     }
 
-    /// The claims of the token that it carries, if that is all it carries.
+    /// Returns the claims of the request's token, if the token is its only credential.
     pub fn claims(&self) -> Option<serde_json::Value> {
         let [("authorization", value)] = self.credentials()[..] else { return None };
         claims(value.to_str().ok()?.strip_prefix("Bearer ")?)
     }
 }
 
-/// The claims of a token in compact form.
+/// Returns the claims of a token in compact form.
 pub fn claims(token: &str) -> Option<serde_json::Value> {
     let payload = token.split('.').nth(1)?;
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
 }
 
-/// The inner service: it answers 200, and remembers what came.
+/// The inner service: answers 200 and records each request.
 #[derive(Clone, Default)]
-struct Wire(Arc<Mutex<Vec<Seen>>>);
+struct RecordingService(Arc<Mutex<Vec<Seen>>>);
 
-impl<B: Body<Data = Bytes, Error = Infallible>> Service<Request<B>> for Wire {
+impl<B: Body<Data = Bytes, Error = Infallible>> Service<Request<B>> for RecordingService {
     type Response = Response<()>;
     type Error = Infallible;
     type Future = Ready<Result<Response<()>, Infallible>>;
@@ -75,33 +76,34 @@ impl<B: Body<Data = Bytes, Error = Infallible>> Service<Request<B>> for Wire {
     }
 }
 
-/// Sends a request through the layer: what left it, or the layer's own error, with which nothing may leave.
+/// Sends a request through the layer. Returns the request that the inner service received, or the layer's error, in
+/// which case nothing may have been sent.
 pub fn send<B>(layer: &AiutaAuthLayer, request: Request<B>) -> Result<Seen, AuthError>
 where
     B: tower_aiuta_auth::RequestBody<Data = Bytes, Error = Infallible> + Unpin,
 {
-    let wire = Wire::default();
-    let mut service = layer.layer(wire.clone());
+    let recorder = RecordingService::default();
+    let mut service = layer.layer(recorder.clone());
     let result: Result<_, BoxError> = now(service.call(request));
-    let mut seen = std::mem::take(&mut *wire.0.lock().expect("one thread"));
+    let mut seen = std::mem::take(&mut *recorder.0.lock().expect("one thread"));
     match result {
         Ok(_) => {
             assert_eq!(seen.len(), 1, "one request in, one out");
             Ok(seen.remove(0))
         }
         Err(error) => {
-            assert!(seen.is_empty(), "sent, in spite of {error}");
-            Err(*error.downcast().expect("only the layer fails here"))
+            assert!(seen.is_empty(), "a request was sent although the layer failed: {error}");
+            Err(*error.downcast().expect("only the layer can fail"))
         }
     }
 }
 
-/// The output of a future that has nothing to wait for.
+/// Returns the output of a future that never waits.
 pub fn now<F: Future>(future: F) -> F::Output {
-    future.now_or_never().expect("nothing here has to wait")
+    future.now_or_never().expect("the future never waits")
 }
 
-/// A body in one piece, or in pieces of at most `chunk` bytes.
+/// Returns a body of known bytes, or a stream of chunks of at most `chunk` bytes.
 pub fn body(bytes: &[u8], chunk: usize) -> AnyBody {
     if chunk == 0 {
         return Full::new(Bytes::copy_from_slice(bytes)).boxed_unsync();
@@ -111,38 +113,38 @@ pub fn body(bytes: &[u8], chunk: usize) -> AnyBody {
     StreamBody::new(futures::stream::iter(frames)).boxed_unsync()
 }
 
-/// A source whose tokens tell the params that they were made for.
-pub struct Telling;
+/// A token source whose tokens contain the params that they were made for.
+pub struct ParamsInToken;
 
-impl TokenSource for Telling {
+impl TokenSource for ParamsInToken {
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
-        ready(Jwt::parse(token(&told(request.params()))).map_err(TokenError::from))
+        ready(Jwt::parse(token(&payload_for(request.params()))).map_err(TokenError::from))
     }
 }
 
-/// The payload of a token by [`Telling`].
-pub fn told(params: &AuthParams) -> String {
+/// Returns the payload of a token from [`ParamsInToken`].
+pub fn payload_for(params: &AuthParams) -> String {
     serde_json::json!({ "exp": 4_000_000_000_u64, "params": params }).to_string()
 }
 
-/// A token with this payload, and a signature that nobody checks.
+/// Returns a token with this payload and an arbitrary signature.
 pub fn token(payload: &str) -> String {
     format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
 }
 
 /// A clock that stands still.
 #[derive(Clone, Copy)]
-pub struct Noon;
+pub struct FixedClock;
 
-pub const NOON: u64 = 1_800_000_000;
+pub const FIXED_TIME: u64 = 1_800_000_000;
 
-impl tower_aiuta_auth::Clock for Noon {
+impl tower_aiuta_auth::Clock for FixedClock {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(NOON)
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(FIXED_TIME)
     }
 }
 
-/// The next line of the input, so that seeds can be read and written by hand. What is no UTF-8 has no next line.
+/// Takes the next line of the input. Returns `None` if it is not UTF-8.
 pub fn line<'a>(data: &mut &'a [u8]) -> Option<&'a str> {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let line = std::str::from_utf8(&data[..end]).ok()?;

@@ -1,4 +1,4 @@
-//! Puts the checker's locks into the sources (src/sync.rs), without RUSTFLAGS that everybody would have to remember.
+//! Sets the cfg that selects the checker's locks (src/sync.rs), so that no RUSTFLAGS are needed.
 
 fn main() {
     println!("cargo::rustc-cfg=tower_aiuta_auth_model");

@@ -1,28 +1,29 @@
-//! The cache and its flights under [shuttle], which runs each scenario under thousands of schedules: at every lock, atomic and wait it
-//! chooses who goes on. It ends a schedule in which nobody can go on: a lost wake-up, or a deadlock.
+//! Model-checks the cache and its fetches with [shuttle], which runs each scenario under thousands of schedules. At
+//! every lock, atomic and wait it chooses the thread that runs next. It fails a schedule in which no thread can run: a
+//! lost wake-up or a deadlock.
 //!
-//! What it does not try: weaker orderings of memory than one after the other, and what happens inside the store, whose locks are its own.
+//! Not checked: memory orderings weaker than sequential consistency, and the locks inside the store.
 //!
 //! ```sh
 //! cargo test --release --manifest-path tests/model/Cargo.toml --target-dir target/model
-//! MODEL_SCHEDULES=100000 MODEL_SEED=7 cargo test …    # more of them, and others
+//! MODEL_SCHEDULES=100000 MODEL_SEED=7 cargo test …    # more schedules, and different ones
 //! ```
-#![cfg_attr(not(test), allow(dead_code, unreachable_pub, reason = "for the tests"))]
+#![cfg_attr(not(test), allow(dead_code, unreachable_pub, reason = "used by tests only"))]
 
 #[cfg(test)]
-mod flights;
+mod random;
 #[cfg(test)]
-mod refusals;
+mod rejections;
 mod runtime;
 #[cfg(test)]
-mod storm;
+mod single_flight;
 #[cfg(test)]
 mod world;
 
 pub(crate) use self::runtime::{Timer, is_entered, spawn};
 
-/// Runs a scenario under many schedules: half of them chosen at random at every step, half by few changes of priority (PCT), which finds
-/// what takes one thread to be very late.
+/// Runs a scenario under many schedules. Half of them choose a random thread at every step. The other half change
+/// priorities seldom (PCT), which finds errors that need one thread to be very late.
 #[cfg(test)]
 fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     use std::sync::Arc;
@@ -31,14 +32,14 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     use shuttle::{Config, Runner};
 
-    /// Says which schedule failed.
+    /// Prints the number of schedules, or the one that failed.
     struct Count(Arc<AtomicUsize>);
 
     impl Drop for Count {
         fn drop(&mut self) {
             let count = self.0.load(Ordering::Relaxed);
             if std::thread::panicking() {
-                eprintln!("found by schedule {count}");
+                eprintln!("failed in schedule {count}");
             } else {
                 println!("{count} schedules");
             }

@@ -1,4 +1,4 @@
-//! A runtime made of the checker's threads, one for each task, with the timers of the model's [`Time`].
+//! A runtime that runs each task on a thread of the checker, with timers that follow the model's [`Time`].
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
@@ -30,7 +30,7 @@ impl Time {
         Self(Arc::new(Mutex::new(Timers { now, set: Vec::new() })))
     }
 
-    /// Moves on, and wakes whom that concerns.
+    /// Advances the time and wakes the timers that are due.
     pub(super) fn advance(&self, seconds: u64) {
         let due: Vec<_> = {
             let mut timers = lock(&self.0);
@@ -57,11 +57,11 @@ impl Clock for Time {
     }
 }
 
-/// What a runtime has to offer.
+/// Capabilities of a runtime.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Abilities {
     pub(super) timers: bool,
-    /// Otherwise its tasks stand still: nobody drives it.
+    /// Whether its tasks are polled.
     pub(super) driven: bool,
 }
 
@@ -76,7 +76,7 @@ struct Tasks {
     down: bool,
     driven: Vec<JoinHandle<()>>,
     standing: Vec<FetchTask>,
-    /// To be woken when it is shut down.
+    /// Woken when the runtime is shut down.
     wakers: Vec<Waker>,
 }
 
@@ -89,7 +89,7 @@ impl Runtime {
         Arc::new(Self { time, abilities, tasks: Mutex::default() })
     }
 
-    /// The rest of this thread is on this runtime.
+    /// Enters this runtime for the rest of the thread.
     pub(super) fn enter(self: &Arc<Self>) {
         HERE.with(|here| *here.borrow_mut() = Some(Arc::clone(self)));
     }
@@ -128,7 +128,7 @@ impl Runtime {
         tasks.down
     }
 
-    /// Drops all tasks where they are.
+    /// Drops all tasks without completing them.
     pub(super) fn shut_down(&self) {
         let (standing, wakers) = {
             let mut tasks = lock(&self.tasks);
@@ -151,19 +151,19 @@ impl Runtime {
     }
 }
 
-/// In place of tokio's `Handle::try_current`.
+/// Replaces tokio's `Handle::try_current`.
 pub(crate) fn is_entered() -> bool {
     Runtime::here().is_some()
 }
 
-/// In place of tokio's `spawn`.
+/// Replaces tokio's `spawn`.
 pub(crate) fn spawn(state: &Arc<CacheState>, fetch: &Arc<Fetch>) {
     if let Some(runtime) = Runtime::here() {
         runtime.spawn(FetchTask::new(state, fetch));
     }
 }
 
-/// In place of tokio's timers.
+/// Replaces tokio's timers.
 pub(crate) struct Timer {
     timeout: Duration,
     deadline: Option<SystemTime>,
@@ -181,7 +181,7 @@ impl Timer {
     }
 }
 
-/// Opened once, from outside: what a source waits for.
+/// A gate that a source waits for until the test opens it.
 #[derive(Default)]
 pub(super) struct Gate(Mutex<(bool, Vec<Waker>)>);
 
@@ -208,7 +208,8 @@ impl Gate {
     }
 }
 
-/// Polls a future so often at most, whether it was woken or not; `None` if it is not over then.
+/// Polls a future a limited number of times, whether or not it was woken. Resolves to `None` if it is still pending
+/// then.
 pub(super) struct Impatient<F> {
     future: Pin<Box<F>>,
     polls: usize,

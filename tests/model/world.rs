@@ -1,4 +1,4 @@
-//! A cache, its source and its callers, and what has to be true of them in every schedule.
+//! A cache with its source and its callers, and the assertions that hold in every schedule.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -18,30 +18,30 @@ use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
-/// Where callers are.
+/// The runtimes that callers are on; `NOWHERE` is none.
 pub(super) const NOWHERE: Option<Abilities> = None;
 pub(super) const TOKIO: Option<Abilities> = Some(Abilities { timers: true, driven: true });
 pub(super) const TIMERLESS: Option<Abilities> = Some(Abilities { timers: false, driven: true });
-/// Its flights began on a runtime that nobody drives; the callers have timers, or have not.
+/// Runtimes that nobody drives, so that their tasks are never polled.
 pub(super) const STANDING: Option<Abilities> = Some(Abilities { timers: true, driven: false });
 pub(super) const STANDING_TIMERLESS: Option<Abilities> = Some(Abilities { timers: false, driven: false });
 
 pub(super) const FETCH_TIMEOUT: u64 = 10;
 pub(super) const LIFETIME: u64 = 60;
-/// The time in a token's life at which its refresh is due.
+/// Age in seconds at which a token is due for refresh.
 pub(super) const DUE: u64 = 50;
 
 pub(super) type Key = usize;
-/// The number of a token: which call of the source made it.
+/// The number of the call of the source that made a token.
 pub(super) type Number = usize;
 
-/// What a call of the source waits for.
+/// How long a call of the source is pending.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wait {
     No,
-    /// Wakes itself so often.
+    /// Wakes itself this number of times.
     Turns(usize),
-    /// [`World::open`].
+    /// Until [`World::open`].
     Gate,
     Forever,
 }
@@ -65,18 +65,18 @@ impl Settings {
     }
 }
 
-/// What is known from outside. Its lock is std's: no schedule depends on it.
+/// What the source and the test record. Its lock is std's, so that it does not affect schedules.
 #[derive(Default)]
 struct Book {
-    /// Counts what happens.
+    /// A logical clock that advances with each recorded event.
     now: u64,
     calls: Vec<Call>,
-    /// Calls that are neither over nor dropped.
+    /// Calls that are neither complete nor dropped.
     live: HashMap<Key, usize>,
     most_live: usize,
-    /// No token of a call that began before may come out of the cache.
+    /// The cache must not return a token of a call that began earlier than this.
     floors: HashMap<Key, u64>,
-    refused: Vec<Number>,
+    rejected: Vec<Number>,
 }
 
 struct Call {
@@ -127,14 +127,14 @@ impl<P: Fn(Number) -> (Wait, End) + Send + Sync + 'static> TokenSource for Sourc
         }
         match end {
             End::Token => Ok(token(number)),
-            End::Fail => Err(TokenError::new("no")),
-            // Not by `panic!`: its hook would tell of a failure.
+            End::Fail => Err(TokenError::new("failed")),
+            // `panic!` would run the panic hook, which reports a failure.
             End::Panic => std::panic::resume_unwind(Box::new("a source's panic")),
         }
     }
 }
 
-/// Never ready, and keeps the waker in itself, as a future with a channel of its own does: if it is not dropped, nor is the flight.
+/// Never ready, and keeps its own waker, as a future with a channel does. If it is not dropped, the fetch leaks.
 async fn keep_waker() {
     let mut kept = None;
     std::future::poll_fn(|cx| {
@@ -152,7 +152,7 @@ fn key(params: &AuthParams) -> Key {
     params.to_strings()["key"].parse().unwrap()
 }
 
-/// A token without claims, its number in place of a signature.
+/// A token without claims, with its number as the signature.
 fn token(number: Number) -> Jwt {
     Jwt::parse(format!("eyJhbGciOiJIUzI1NiJ9.e30.{number:04}")).unwrap()
 }
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// The same, for threads that are on no runtime.
+    /// The same world, for threads that are on no runtime.
     pub(super) fn elsewhere(&self) -> Self {
         Self { runtime: None, ..self.clone() }
     }
@@ -223,21 +223,21 @@ impl World {
         Arc::clone(&self.gate)
     }
 
-    /// Lets all calls that wait for it go on, and those to come.
+    /// Opens the gate for current and later calls.
     pub(super) fn open(&self) {
         self.gate.open();
     }
 
     pub(super) fn get(&self, key: Key) -> Got {
-        self.try_get(key, usize::MAX).expect("it is patient")
+        self.try_get(key, usize::MAX).expect("the future is polled until it is ready")
     }
 
-    /// Gives up after so many polls. Whatever comes out of the cache was made for this key, and after all forgetting that was over when
-    /// this began (rules B5, E1).
+    /// Polls the cache at most `polls` times. Asserts that the returned token was made for this key, and after all
+    /// invalidations that had completed when this call began (rules B5, E1).
     pub(super) fn try_get(&self, key: Key, polls: usize) -> Option<Got> {
-        let (floor, refused) = {
+        let (floor, rejected) = {
             let book = self.book.lock().unwrap();
-            (book.floors.get(&key).copied().unwrap_or(0), book.refused.clone())
+            (book.floors.get(&key).copied().unwrap_or(0), book.rejected.clone())
         };
         let params = params(key);
         let got = self.tokens.get(&params);
@@ -248,15 +248,15 @@ impl World {
                 let book = self.book.lock().unwrap();
                 let call = &book.calls[number];
                 assert_eq!(call.key, key, "a token for other params");
-                assert!(call.began > floor, "e1: token {number} was published across an invalidation");
-                assert!(!refused.contains(&number), "e1: token {number} was refused, and came back");
+                assert!(call.began > floor, "e1: token {number} is from before an invalidation");
+                assert!(!rejected.contains(&number), "e1: token {number} was rejected, but is still cached");
                 Ok(number)
             }
             Err(error) => Err(error.kind()),
         })
     }
 
-    /// Forgets the token for a key, or all.
+    /// Invalidates the token of a key, or of all keys.
     pub(super) fn forget(&self, key: Option<Key>) {
         let now = self.book.lock().unwrap().tick();
         match key {
@@ -270,17 +270,17 @@ impl World {
         }
     }
 
-    /// A 401 to a request with this token.
+    /// Reports a 401 to a request with this token.
     pub(super) fn reject(&self, key: Key, number: Number) {
         self.tokens.reject(&params(key), &rejected(number));
-        self.book.lock().unwrap().refused.push(number);
+        self.book.lock().unwrap().rejected.push(number);
     }
 
     pub(super) fn calls(&self) -> usize {
         self.book.lock().unwrap().calls.len()
     }
 
-    /// Lets time pass until all of them have ended.
+    /// Lets time pass until all callers have ended.
     pub(super) fn pass_time(&self, callers: Vec<JoinHandle<Got>>) -> Vec<Got> {
         let left = Arc::new(AtomicUsize::new(callers.len()));
         let ended: Vec<_> = callers
@@ -301,20 +301,20 @@ impl World {
         join(ended)
     }
 
-    /// The most calls of the source that ran at once for one key.
+    /// Returns the maximum number of concurrent calls of the source for one key.
     pub(super) fn most_live(&self) -> usize {
         self.book.lock().unwrap().most_live
     }
 
-    pub(super) fn in_the_air(&self) -> usize {
+    pub(super) fn fetches_in_flight(&self) -> usize {
         self.tokens.state.counter.running()
     }
 
     pub(super) fn shut_down(&self) {
-        self.runtime.as_ref().expect("there is one").shut_down();
+        self.runtime.as_ref().expect("a runtime").shut_down();
     }
 
-    /// Waits for the tasks; with the flights that somebody drives, none is in the air then.
+    /// Waits for the runtime's tasks. Fetches on a driven runtime have ended then.
     pub(super) fn settle(&self) {
         if let Some(runtime) = &self.runtime {
             runtime.join();
@@ -322,25 +322,25 @@ impl World {
     }
 
     pub(super) fn end(self) {
-        self.end_beside(|| {});
+        self.end_with(|| {});
     }
 
-    /// The last handle goes, and with it every flight, task and call (rule C4), once what is still under way `beside` is over: a
-    /// source that keeps a waker keeps the flight's memory.
-    pub(super) fn end_beside(self, beside: impl FnOnce()) {
+    /// Drops the last handle, completes `last_step`, and asserts that no fetch, task or call is left (rule C4). A source
+    /// that keeps a waker also keeps its fetch in memory, so `last_step` must end first.
+    pub(super) fn end_with(self, last_step: impl FnOnce()) {
         let Self { tokens, runtime, book, .. } = self;
-        let (air, inner): (Arc<FetchCounter>, Weak<CacheState>) =
+        let (counter, state): (Arc<FetchCounter>, Weak<CacheState>) =
             (Arc::clone(&tokens.state.counter), Arc::downgrade(&tokens.state));
         drop(tokens);
-        beside();
+        last_step();
         if let Some(runtime) = runtime {
             runtime.join();
-            // Where nobody drives the tasks they can't end by themselves.
+            // Tasks that nobody drives cannot end by themselves.
             runtime.shut_down();
         }
-        assert_eq!(inner.strong_count(), 0, "the cache outlives its handles");
-        assert_eq!(air.running(), 0, "flights in the air");
-        assert_eq!(Arc::strong_count(&air), 1, "flights in memory");
+        assert_eq!(state.strong_count(), 0, "the cache outlives its handles");
+        assert_eq!(counter.running(), 0, "fetches are still running");
+        assert_eq!(Arc::strong_count(&counter), 1, "fetches are still in memory");
         assert_eq!(
             book.lock().unwrap().live.values().sum::<usize>(),
             0,

@@ -1,4 +1,5 @@
-//! Who makes the tokens, and who judges them: one for every client that is looked at, so that all meet the same behaviour.
+//! The token source and the API that checks the tokens. All peers use the same one, so that they meet the same
+//! behaviour.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,12 +16,12 @@ use tower_aiuta_auth::{AuthParams, Clock, Jwt, JwtSigner, SystemClock, TokenRequ
 
 use crate::BoxError;
 
-/// How the source behaves.
+/// Settings of the token source.
 #[derive(Clone, Copy)]
 pub struct Behaviour {
-    /// How long a call of it takes.
+    /// Duration of a call.
     pub delay: Duration,
-    /// Of a token.
+    /// Lifetime of a token.
     pub lifetime: Duration,
     pub failing: bool,
 }
@@ -31,18 +32,18 @@ impl Default for Behaviour {
     }
 }
 
-/// The source of tokens, and the API that takes them.
+/// The token source, and the API that checks the tokens.
 pub struct Authority {
     delay: Duration,
     signer: JwtSigner,
     failing: AtomicBool,
     calls: AtomicUsize,
     made: AtomicUsize,
-    /// The tokens that the API takes, and until when.
+    /// Tokens that the API accepts, with their expiry.
     good: Mutex<HashMap<String, SystemTime>>,
 }
 
-/// The source is down.
+/// Returned by a source that is failing.
 #[derive(Debug)]
 pub struct Unavailable;
 
@@ -66,7 +67,7 @@ impl Authority {
         })
     }
 
-    /// A call of the source.
+    /// Fetches a token, as one call of the source.
     pub async fn token(&self) -> Result<Jwt, Unavailable> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(self.delay).await;
@@ -79,22 +80,23 @@ impl Authority {
         Ok(jwt)
     }
 
-    /// How often the source was called.
+    /// Returns the number of calls of the source.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// The source works again.
+    /// Ends the failure of the source.
     pub fn recover(&self) {
         self.failing.store(false, Ordering::SeqCst);
     }
 
-    /// Every token there is now will be refused.
+    /// Revokes all tokens.
     pub fn revoke(&self) {
         self.good.lock().unwrap().clear();
     }
 
-    /// What the API answers, a moment after it got a request with this `authorization`; by what was true when it came to judge.
+    /// Returns the API's response to this `authorization` header after a short delay. The token is checked after the
+    /// delay.
     pub async fn answer(&self, authorization: Option<String>) -> StatusCode {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let good = self.good.lock().unwrap();
@@ -105,7 +107,7 @@ impl Authority {
         }
     }
 
-    /// Serves the source on loopback, for the peers that ask theirs by HTTP; answers its origin.
+    /// Serves the source on loopback, for peers that fetch tokens by HTTP. Returns its origin.
     pub async fn serve(self: &Arc<Self>) -> Result<String, BoxError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let origin = format!("http://{}", listener.local_addr()?);
@@ -115,15 +117,15 @@ impl Authority {
     }
 }
 
-/// A token as OAuth 2 has it (RFC 6749 §5.1).
+/// Answers with a token as in OAuth 2 (RFC 6749 §5.1).
 async fn oauth2(State(authority): State<Arc<Authority>>) -> Result<Json<Value>, StatusCode> {
     let jwt = authority.token().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     let left = expiry(&jwt).duration_since(now()).unwrap_or_default();
-    // In whole seconds; rounded up, clients would use it when it is over.
+    // Rounded down to whole seconds, so that clients do not use an expired token.
     Ok(Json(json!({ "access_token": jwt.expose(), "token_type": "Bearer", "expires_in": left.as_secs() })))
 }
 
-/// A token as Kubernetes has it from a credential plugin.
+/// Answers with a token as a Kubernetes credential plugin prints it.
 async fn exec_credential(State(authority): State<Arc<Authority>>) -> Result<Json<Value>, StatusCode> {
     let jwt = authority.token().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     Ok(Json(credential(jwt.expose(), expiry(&jwt))))
@@ -139,7 +141,8 @@ pub fn credential(token: &str, expiry: SystemTime) -> Value {
 }
 
 pub fn signer() -> JwtSigner {
-    JwtSigner::hs256("65f0c0ffee65f0c0ffee65f1", "a secret of thirty-two characters").expect("both are right")
+    JwtSigner::hs256("65f0c0ffee65f0c0ffee65f1", "a secret of thirty-two characters")
+        .expect("issuer and secret are valid")
 }
 
 /// The params of try-on number `number`.
@@ -152,7 +155,7 @@ pub fn image(number: usize) -> String {
 }
 
 pub fn expiry(jwt: &Jwt) -> SystemTime {
-    jwt.expires_at().expect("the signer sets it")
+    jwt.expires_at().expect("the signer sets `exp`")
 }
 
 pub fn now() -> SystemTime {

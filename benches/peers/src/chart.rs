@@ -1,4 +1,4 @@
-//! The chart of warm hits, for a page that is light or dark: it has a background of its own.
+//! Draws the chart of warm hits. It has a background of its own, so that it fits light and dark pages.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ const OURS: RGBColor = RGBColor(86, 156, 230);
 const PEERS: RGBColor = RGBColor(185, 185, 185);
 
 pub fn draw(path: &Path, ours: &[Added], peers: &[Added]) -> Result<(), BoxError> {
-    // From below upwards.
+    // The chart draws its bars from the bottom upwards.
     let bars: Vec<(&Added, RGBColor)> =
         peers.iter().rev().map(|added| (added, PEERS)).chain(ours.iter().rev().map(|added| (added, OURS))).collect();
     let longest = bars.iter().map(|(added, _)| added.upper).fold(0.0, f64::max);
@@ -22,7 +22,7 @@ pub fn draw(path: &Path, ours: &[Added], peers: &[Added]) -> Result<(), BoxError
     let root = SVGBackend::new(path, (860, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption("What authenticating a request adds to it: a warm hit", ("sans-serif", 18))
+        .caption("Time that authentication adds to a request: a warm hit", ("sans-serif", 18))
         .margin(12)
         .margin_right(28)
         .x_label_area_size(44)
@@ -43,7 +43,7 @@ pub fn draw(path: &Path, ours: &[Added], peers: &[Added]) -> Result<(), BoxError
         .y_labels(bars.len())
         .y_label_formatter(&label)
         .x_label_formatter(&|nanos| format!("{nanos:.0}"))
-        .x_desc("nanoseconds a request, less the same request without it; median, and quartiles as a line")
+        .x_desc("nanoseconds per request, less the same request without authentication; median, quartiles as a line")
         .label_style(("sans-serif", 13))
         .axis_desc_style(("sans-serif", 13))
         .draw()?;

@@ -1,4 +1,4 @@
-//! The table of herds: what the source is spared, and what callers get to feel.
+//! Measures herds of concurrent callers: how often the token source is called, and how callers are affected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use crate::BoxError;
 use crate::authority::{Authority, Behaviour};
 use crate::peer::{Client, Herd};
 
-/// A row: what was looked at, and what it came to for each peer.
+/// A row of the table: a case, a figure, and its value for each peer.
 pub struct Row {
     pub case: String,
     pub figure: &'static str,
     pub of: Vec<String>,
 }
 
-const CALLS: &str = "calls of the source";
+const CALLS: &str = "calls of the token source";
 
-/// How the tokens of 5 seconds are looked at.
+/// Request rate in the case of tokens of 5 seconds.
 const PER_SECOND: u64 = 50;
 
 pub async fn measure(herds: &[Herd], seconds: u64) -> Result<Vec<Row>, BoxError> {
@@ -55,17 +55,17 @@ fn cases(seconds: u64) -> Vec<(String, &'static [&'static str], Run)> {
         ("10,000 callers, nothing cached".into(), &[CALLS], Box::new(|make, _| Box::pin(cold(make, 10_000)))),
         (
             "20 callers, the source takes 50 ms and fails".into(),
-            &[CALLS, "the last caller knows after", "once it works again, the next request"],
+            &[CALLS, "last caller has its error after", "next request after recovery"],
             Box::new(|make, _| Box::pin(failing(make))),
         ),
         (
-            "20 callers wait 30 ms at most, the source takes 50 ms".into(),
-            &[CALLS, "100 ms later, the next request"],
+            "20 callers with a timeout of 30 ms, the source takes 50 ms".into(),
+            &[CALLS, "next request, 100 ms later"],
             Box::new(|make, _| Box::pin(impatient(make))),
         ),
         (
-            "20 requests are under way when their token is revoked".into(),
-            &[CALLS, "callers who get the 401", "the next request"],
+            "20 requests in flight when their token is revoked".into(),
+            &[CALLS, "callers that get the 401", "next request"],
             Box::new(|make, _| Box::pin(revoked(make))),
         ),
         (
@@ -77,7 +77,7 @@ fn cases(seconds: u64) -> Vec<(String, &'static [&'static str], Run)> {
 }
 
 async fn cold(make: Make, callers: usize) -> Figures {
-    // Long enough for all of them to come.
+    // Long enough for all callers to arrive.
     let authority = Authority::new(Behaviour { delay: Duration::from_millis(500), ..Behaviour::default() });
     let client = make(Arc::clone(&authority)).await?;
     for outcome in at_once(&client, callers).await {
@@ -110,13 +110,13 @@ async fn impatient(make: Make) -> Figures {
     let limited = (0..20).map(|_| tokio::spawn(timeout(Duration::from_millis(30), client())));
     for outcome in join_all(limited).await {
         if outcome?.is_ok() {
-            return Err("50 ms were over in 30".into());
+            return Err("a call of 50 ms returned within 30 ms".into());
         }
     }
     sleep(Duration::from_millis(100)).await;
     let calls = authority.calls();
     served(&client().await?)?;
-    let next = if authority.calls() == calls { "finds a token" } else { "asks the source" };
+    let next = if authority.calls() == calls { "hits the cache" } else { "calls the source" };
     Ok(vec![calls.to_string(), next.into()])
 }
 
@@ -126,16 +126,16 @@ async fn revoked(make: Make) -> Figures {
     served(&client().await?)?;
     let calls = authority.calls();
     let under_way: Vec<_> = (0..20).map(|_| tokio::spawn(client())).collect();
-    // All have set out, and none has arrived.
+    // All requests have been sent, and none has arrived yet.
     sleep(Duration::from_millis(1)).await;
     authority.revoke();
-    let mut refused = 0;
+    let mut rejected = 0;
     for outcome in join_all(under_way).await {
-        refused += usize::from(outcome?? == StatusCode::UNAUTHORIZED);
+        rejected += usize::from(outcome?? == StatusCode::UNAUTHORIZED);
     }
     let calls = authority.calls() - calls;
     let next = if client().await? == StatusCode::OK { "is served" } else { "gets a 401" };
-    Ok(vec![calls.to_string(), format!("{refused} of 20"), next.into()])
+    Ok(vec![calls.to_string(), format!("{rejected} of 20"), next.into()])
 }
 
 async fn short_lived(make: Make, seconds: u64) -> Figures {
@@ -153,7 +153,7 @@ async fn short_lived(make: Make, seconds: u64) -> Figures {
             (client().await, begin.elapsed())
         }));
     }
-    // Whoever waits by now has waited for longer than anybody would.
+    // Requests that still wait after another second are counted as stalled.
     let calls = authority.calls();
     let (mut longest, mut bad, mut waiting) = (Duration::ZERO, 0, 0);
     let patience = tokio::time::Instant::now() + Duration::from_secs(1);
@@ -171,7 +171,7 @@ async fn short_lived(make: Make, seconds: u64) -> Figures {
             }
         }
     }
-    let stall = if waiting == 0 { millis(longest) } else { format!("{}; {waiting} still wait", millis(longest)) };
+    let stall = if waiting == 0 { millis(longest) } else { format!("{}; {waiting} still waiting", millis(longest)) };
     Ok(vec![calls.to_string(), stall, bad.to_string()])
 }
 

@@ -1,22 +1,23 @@
-//! The table of warm hits: what authenticating a request adds to it.
+//! Measures warm hits: the time that authentication adds to a request.
 
 use indicatif::ProgressBar;
 
 use crate::peer::{BATCH, Hit};
 
-/// What a peer adds to a request, in nanoseconds.
+/// Time in nanoseconds that a peer adds to a request.
 pub struct Added {
     pub name: &'static str,
     pub note: &'static str,
-    /// Of the request that is not authenticated.
+    /// Time of the request without authentication.
     pub floor: f64,
     pub lower: f64,
     pub median: f64,
     pub upper: f64,
 }
 
-/// Times all of them in turns, beginning with another in each round: what the machine does beside hits all of them alike. What a peer adds
-/// is taken from a batch and the batch of its floor that ran right before.
+/// Measures the peers in rounds, each round beginning with another peer, so that other load on the machine affects all
+/// of them alike. The time that a peer adds is the difference between a batch and the batch of its floor directly
+/// before it.
 pub fn measure(mut hits: Vec<Hit>, rounds: usize) -> Vec<Added> {
     let progress = ProgressBar::new(rounds as u64).with_message("warm hits");
     progress.set_style(crate::style());
@@ -28,7 +29,7 @@ pub fn measure(mut hits: Vec<Hit>, rounds: usize) -> Vec<Added> {
             let each = |batch: &mut crate::peer::Batch| batch().as_nanos() as f64 / BATCH as f64;
             let floor = each(&mut hits[at].floor);
             let authenticated = each(&mut hits[at].authenticated);
-            // The first is to warm up.
+            // The first round is a warm-up.
             if round > 0 {
                 floors[at].push(floor);
                 added[at].push(authenticated - floor);

@@ -1,4 +1,4 @@
-//! What `tower-aiuta-auth` costs and spares, beside what others do for the same job. README.md says how it is measured.
+//! Compares `tower-aiuta-auth` with other crates that authenticate requests. README.md describes the method.
 
 mod authority;
 mod chart;
@@ -18,27 +18,27 @@ const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compares tower-aiuta-auth with other ways to authenticate requests: what a warm hit adds to a request, and what a herd of callers does to the
-/// source of tokens. Prints two tables, and draws a chart.
+/// Compares tower-aiuta-auth with other crates that authenticate requests: the time that a warm hit adds to a request,
+/// and the calls of the token source that many concurrent callers cause. Prints two tables and draws a chart.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Args {
-    /// Rounds of a hundred requests for each way, of which the median counts
+    /// Number of rounds per peer, each of a hundred requests. The median is reported
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(4..))]
     rounds: u32,
-    /// How long tokens of five seconds are used
+    /// Length in seconds of the case of tokens of five seconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Leave out the herds, which take about two minutes
+    /// Skip the herds of concurrent callers, which take about two minutes
     #[arg(long)]
     no_herds: bool,
-    /// Where to draw the chart, an SVG [default: the repository's docs/peers.svg]
+    /// Path of the chart, an SVG [default: docs/peers.svg of the repository]
     #[arg(long, value_name = "PATH", hide_default_value = true, default_value = CHART)]
     chart: PathBuf,
-    /// Where to write the tables, if there are both [default: the repository's benches/peers/RESULTS.md]
+    /// Path of the tables, written unless --no-herds is given [default: benches/peers/RESULTS.md of the repository]
     #[arg(long, value_name = "PATH", hide_default_value = true, default_value = RESULTS)]
     results: PathBuf,
-    /// A Markdown file to put the tables into as well, between its two markers
+    /// A Markdown file whose two markers enclose the tables; they are replaced
     #[arg(long, value_name = "PATH")]
     into: Option<PathBuf>,
     #[command(subcommand)]
@@ -47,7 +47,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// What kube-client runs to get a token
+    /// Prints a token for kube-client
     #[command(name = kube::PLUGIN, hide = true)]
     CredentialPlugin { source: String, first: PathBuf },
 }
@@ -60,7 +60,7 @@ fn main() -> Result<(), BoxError> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
-    // Hits are timed on this thread; the runtime is there for those who look for one.
+    // Hits are timed on this thread. Some peers look for a runtime, so one is entered.
     let (ours, peers) = runtime.block_on(async {
         let mut peers = tower_http::hits().await?;
         peers.extend(kube::hits().await?);

@@ -1,4 +1,4 @@
-//! The peers, one file each: how it is driven, and why so.
+//! The peers, one file each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,28 +20,28 @@ pub mod ours;
 pub mod tower_http;
 
 pub const URI: &str = "https://api.aiuta.com/digital-try-on/v1/sku_images_operations";
-/// What every request has before it is authenticated.
+/// Headers of every request before authentication.
 pub const HEADERS: [(&str, &str); 3] =
     [("content-type", "application/json"), ("accept", "application/json"), ("user-agent", "bench/1.0")];
-/// How many requests are timed at once: so few that others seldom get the processor in between.
+/// Number of requests in a timed batch. Small, so that a batch is seldom interrupted by other threads.
 pub const BATCH: usize = 100;
-/// How many different keys ours are for.
+/// Number of keys for tower-aiuta-auth.
 pub const KEYS: usize = 1_000;
 
 pub type Req = Request<Full<Bytes>>;
 
-/// A way to authenticate requests, as the table of warm hits shows it.
+/// A peer in the table of warm hits.
 pub struct Hit {
     pub name: &'static str,
     pub note: &'static str,
-    /// Times a batch of requests that are not authenticated: through the same inner service, of the same type.
+    /// Times a batch of requests without authentication, through an inner service of the same type.
     pub floor: Batch,
     pub authenticated: Batch,
 }
 
 pub type Batch = Box<dyn FnMut() -> Duration>;
 
-/// A client with a source of tokens, as the table of herds shows it: each call sends one request, and answers what became of it.
+/// A client with a token source. Each call sends one request and returns the status of the response.
 pub type Client = Arc<dyn Fn() -> BoxFuture<'static, Result<StatusCode, BoxError>> + Send + Sync>;
 
 pub struct Herd {
@@ -49,7 +49,7 @@ pub struct Herd {
     pub client: fn(Arc<Authority>) -> BoxFuture<'static, Result<Client, BoxError>>,
 }
 
-/// A [`Client`] that sends a request by `send`.
+/// Builds a [`Client`] from `send`.
 pub fn client<F, Fut>(send: F) -> Client
 where
     F: Fn() -> Fut + Send + Sync + 'static,
@@ -58,7 +58,7 @@ where
     Arc::new(move || Box::pin(send()))
 }
 
-/// Makes a batch of requests, and then times `send` on all of them.
+/// Builds a batch of requests, then times `send` on all of them.
 pub fn batch<R>(mut make: impl FnMut(usize) -> R + 'static, mut send: impl FnMut(R) -> usize + 'static) -> Batch {
     let mut numbers = (0..KEYS).cycle();
     Box::new(move || {
@@ -71,7 +71,7 @@ pub fn batch<R>(mut make: impl FnMut(usize) -> R + 'static, mut send: impl FnMut
     })
 }
 
-/// The request that starts try-on number `number`, for all who take an [`http::Request`].
+/// The request that starts try-on number `number`, for peers that use [`http::Request`].
 pub fn try_on(number: usize) -> Req {
     let request = HEADERS.iter().fold(Request::post(URI), |request, (name, value)| request.header(*name, *value));
     request.body(Full::new(body(number))).expect("a request")
@@ -82,7 +82,7 @@ pub fn body(number: usize) -> Bytes {
     format!(r#"{{"uploaded_image_id":"{image}","sku_ids":["summer-dress-0417-blue","belt-0007"]}}"#).into()
 }
 
-/// A token for the peers that know one: as ours are.
+/// A token for the peers that use one token for all requests, of the same length as ours.
 pub async fn one_token() -> Result<String, BoxError> {
     use tower_aiuta_auth::{TokenRequest, TokenSource};
     let request = TokenRequest::new(params(0), crate::authority::now());
@@ -90,7 +90,7 @@ pub async fn one_token() -> Result<String, BoxError> {
     Ok(jwt.expose().to_owned())
 }
 
-/// The inner services: all of them look at every header.
+/// The inner services. Both look at the headers of the request.
 pub mod inner {
     use std::future::{Ready, ready};
     use std::pin::pin;
@@ -134,11 +134,11 @@ pub mod inner {
         assert!(service.poll_ready(&mut cx).is_ready());
         match pin!(service.call(request)).poll_unpin(&mut cx) {
             Poll::Ready(Ok(response)) => response.into_body(),
-            _ => unreachable!("nothing here has to wait"),
+            _ => unreachable!("the service never has to wait"),
         }
     }
 
-    /// The API, which takes the authority's tokens and no others.
+    /// The API, which accepts only tokens of the authority.
     #[derive(Clone)]
     pub struct Api(pub Arc<Authority>);
 
@@ -166,7 +166,7 @@ pub mod inner {
         Some(headers.get(AUTHORIZATION)?.to_str().ok()?.to_owned())
     }
 
-    /// A client of a Tower service around [`Api`].
+    /// Sends a request through a Tower service around [`Api`] and returns the status.
     pub async fn status<S>(service: S) -> Result<StatusCode, BoxError>
     where
         S: Service<Req, Response = Response<()>>,

@@ -1,4 +1,4 @@
-//! The tables as Markdown.
+//! Formats the tables as Markdown.
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -8,18 +8,18 @@ use crate::herd::Row;
 use crate::hit::Added;
 use crate::peer::Herd;
 
-/// The versions that were built, from the lock file.
+/// Returns the version of a package in the lock file.
 fn version(package: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
     let entry = format!("name = \"{package}\"\nversion = \"");
-    // Of two the newer, which stands last.
+    // The newest version comes last.
     let version = lock.rsplit_once(&entry).and_then(|(_, rest)| rest.split_once('"'));
     version.map_or("", |(version, _)| version)
 }
 
 pub fn hits(ours: &[Added], peers: &[Added]) -> Result<String, fmt::Error> {
     let unit = ours[0].median;
-    let mut table = String::from("| | without | adds | quartiles | × ours | |\n|---|---:|---:|---:|---:|---|\n");
+    let mut table = String::from("| | floor | added | quartiles | × ours | method |\n|---|---:|---:|---:|---:|---|\n");
     for (added, package) in ours
         .iter()
         .map(|added| (added, ""))
@@ -45,7 +45,7 @@ pub fn herds(herds: &[Herd], rows: &[Row]) -> Result<String, fmt::Error> {
 const BEGIN: &str = "<!-- peers: begin -->\n";
 const END: &str = "<!-- peers: end -->";
 
-/// Puts `text` between the markers of a file.
+/// Replaces the text between the two markers of a file.
 pub fn put_between_markers(path: &Path, text: &str) -> Result<(), BoxError> {
     let file = std::fs::read_to_string(path)?;
     let (before, rest) = file.split_once(BEGIN).ok_or_else(|| format!("{} has no {BEGIN}", path.display()))?;

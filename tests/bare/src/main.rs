@@ -1,5 +1,6 @@
-//! The layer without default features, driven by an executor that is no runtime: every kind of request, a token that has to be waited
-//! for, a refresh and a replay; and what `from_env` says of the features that are missing. It panics if anything is wrong.
+//! Tests the layer without default features, on an executor without a runtime: requests with a JWT and with a
+//! subscription id, a source that is pending at first, a dropped call, and a replay. Also tests that the errors of
+//! `from_env` name the missing feature. The program panics if a check fails.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,11 +19,11 @@ use tower_service::Service;
 
 const TRY_ON: &str = "https://api.aiuta.com/v1/sku_try_on_operations";
 
-/// Tokens for a century, one after the other; each takes a few polls.
+/// Returns a new token at each call, valid until 2096. Each call is pending for a few polls.
 #[derive(Clone, Default)]
 struct Source(Arc<AtomicUsize>);
 
-/// `{"exp":4000000000}` under `{"alg":"HS256"}`, with its number as signature.
+/// A token with the header `{"alg":"HS256"}`, the claims `{"exp":4000000000}`, and `number` as its signature.
 fn token(number: usize) -> String {
     format!("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQwMDAwMDAwMDB9.{number}")
 }
@@ -45,7 +46,7 @@ async fn yield_now() {
     .await;
 }
 
-/// Records the credentials it gets, and answers 401 to the first token.
+/// Records the credentials of each request. Answers 401 from the second request with the first token on.
 #[derive(Clone, Default)]
 struct Inner(Arc<Mutex<Vec<String>>>);
 
@@ -84,14 +85,14 @@ fn send(service: &mut AiutaAuth<Inner>, request: Request<Full<Bytes>>) -> Status
     })
 }
 
-/// What `from_env` refuses with these variables, by asking [`main`] of another process.
-fn refused(variables: &[(&str, &str)]) -> String {
+/// Returns the error of `from_env` with these variables. [`main`] of a child process calls it.
+fn from_env_error(variables: &[(&str, &str)]) -> String {
     let program = std::env::current_exe().expect("a path");
     let output = Command::new(program).arg("from-env").env_clear().envs(variables.iter().copied()).output();
     String::from_utf8(output.expect("it ran").stdout).expect("UTF-8")
 }
 
-fn from_env_says_which_feature_is_missing() {
+fn from_env_names_missing_feature() {
     let id = ("AIUTA_SUBSCRIPTION_ID", "id");
     let missing = if cfg!(feature = "remote") {
         "the feature `reqwest-middleware`"
@@ -100,38 +101,38 @@ fn from_env_says_which_feature_is_missing() {
     } else {
         "the features `remote` and `reqwest-middleware`"
     };
-    let said = refused(&[id, ("AIUTA_TOKEN_URL", "https://s3cr3t.example/")]);
-    assert_eq!(said, format!("AIUTA_TOKEN_URL: this program was built without {missing} of tower-aiuta-auth\n"));
-    let said = refused(&[id, ("AIUTA_JWT_ISSUER", "issuer"), ("AIUTA_JWT_SECRET", "s3cr3t")]);
-    assert_eq!(said, "AIUTA_JWT_SECRET: this program was built without the feature `signer` of tower-aiuta-auth\n");
+    let error = from_env_error(&[id, ("AIUTA_TOKEN_URL", "https://s3cr3t.example/")]);
+    assert_eq!(error, format!("AIUTA_TOKEN_URL: this program was built without {missing} of tower-aiuta-auth\n"));
+    let error = from_env_error(&[id, ("AIUTA_JWT_ISSUER", "issuer"), ("AIUTA_JWT_SECRET", "s3cr3t")]);
+    assert_eq!(error, "AIUTA_JWT_SECRET: this program was built without the feature `signer` of tower-aiuta-auth\n");
 }
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("from-env") {
         return println!("{}", AiutaAuthLayer::from_env().expect_err("a feature is missing"));
     }
-    from_env_says_which_feature_is_missing();
+    from_env_names_missing_feature();
 
     let (source, inner) = (Source::default(), Inner::default());
-    let layer = AiutaAuthLayer::jwt("id", source.clone()).expect("the settings are right");
+    let layer = AiutaAuthLayer::jwt("id", source.clone()).expect("the settings are valid");
     let mut service = layer.layer(inner.clone());
 
-    // A call that is given up after its first poll, and one that goes on with its fetch.
-    let mut given_up = Box::pin(service.call(try_on()));
-    assert!(given_up.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
-    drop(given_up);
+    // A call is dropped after its first poll. The next call continues its fetch.
+    let mut dropped = Box::pin(service.call(try_on()));
+    assert!(dropped.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    drop(dropped);
     assert_eq!(send(&mut service, try_on()), 200);
     assert_eq!(source.0.load(Ordering::SeqCst), 1);
 
-    // The token is refused the second time it is seen: a replay.
+    // The token is rejected the second time it is sent, which causes a replay.
     assert_eq!(send(&mut service, try_on()), 200);
     let get = Request::get("https://api.aiuta.com/v1/try_on_models").body(Full::default()).expect("a request");
     assert_eq!(send(&mut service, get), 200);
     let bearer = |number| format!("Bearer {}", token(number));
     assert_eq!(*inner.0.lock().expect("no panic"), [bearer(1), bearer(1), bearer(2), "id".to_owned()]);
 
-    // A token by hand.
-    let tokens = layer.token_cache().expect("the Jwt scheme");
+    // A token from the cache directly.
+    let tokens = layer.token_cache().expect("the layer uses JWTs");
     let jwt = block_on(pin!(tokens.get(&AuthParams::new()))).expect("a token");
     assert_eq!(jwt.expose(), token(3));
     println!("bare: ok, {:?}", tokens.stats());

@@ -1,9 +1,10 @@
-//! `aws-smithy-runtime`'s lazy identity cache with a resolver of bearer tokens, and its own `BearerAuthScheme` to sign with: what an SDK's
-//! orchestrator does to authenticate a request, without the rest of it (endpoints, retries, interceptors), which would cost more. Requests are of its own
-//! type, made before the clock runs.
+//! `aws-smithy-runtime`: its lazy identity cache with a resolver of bearer tokens, and `BearerAuthScheme` as the
+//! signer. These are the steps by which an SDK's orchestrator authenticates a request. The orchestrator's other steps
+//! (endpoints, retries, interceptors) would add to the cost and are left out. Requests have a type of their own and are
+//! built before the timer starts.
 //!
-//! The cache has the default settings among the hits. In the herds its `buffer_time` is 1 s: by default a token is not used in the last 10 s, and
-//! one of 5 s never.
+//! Warm hits use the default settings of the cache. Herds use a `buffer_time` of 1 s: by default a token is not used in
+//! its last 10 s, so one of 5 s would never be used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
         note: "lazy identity cache and `BearerAuthScheme`",
         floor: batch(request, |request| bytes(&request)),
         authenticated: batch(request, move |mut request| {
-            signing.sign(&mut request).now_or_never().expect("a hit has not to wait").expect("the token is good");
+            signing.sign(&mut request).now_or_never().expect("a hit never waits").expect("the token is valid");
             bytes(&request)
         }),
     }])

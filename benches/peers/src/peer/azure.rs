@@ -1,9 +1,11 @@
-//! `azure_core`'s `BearerTokenAuthorizationPolicy`, among the policies per try of a `Pipeline`, as its clients have it. The floor is the same pipeline
-//! without it. Requests are of its own type, made before the clock runs.
+//! `azure_core`: `BearerTokenAuthorizationPolicy` as a per-try policy of a `Pipeline`, where its clients have it. The
+//! floor is the same pipeline without the policy. Requests have a type of their own and are built before the timer
+//! starts.
 //!
-//! By itself the policy hands a 401 to the caller, and forgets its token; clients that want more give it an `OnChallenge`. In the herds it has one that
-//! authorizes the request anew, and the API sends the challenge that it needs. Its refresh window of 5 minutes can't be set: it is made for tokens of an
-//! hour, and asks for one of 5 s every time.
+//! By default the policy drops its token after a 401 and returns the 401 to the caller. Clients that need more set an
+//! `OnChallenge`. In the herds the policy has one that authorizes the request again, and the API sends the challenge
+//! that this needs. The refresh window of 5 minutes cannot be set. It is meant for tokens of an hour, so a token of 5 s
+//! is fetched for every request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +39,9 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
     Ok(vec![Hit {
         name: "azure_core",
         note: "`BearerTokenAuthorizationPolicy` in a `Pipeline`",
-        floor: batch(request, move |request| send(&floor, request).now_or_never().expect("it has not to wait")),
+        floor: batch(request, move |request| send(&floor, request).now_or_never().expect("the pipeline never waits")),
         authenticated: batch(request, move |request| {
-            send(&authenticated, request).now_or_never().expect("a hit has not to wait")
+            send(&authenticated, request).now_or_never().expect("a hit never waits")
         }),
     }])
 }
@@ -69,7 +71,7 @@ fn pipeline(client: Arc<dyn HttpClient>, per_try: Vec<Arc<dyn Policy>>) -> Pipel
 }
 
 async fn send(pipeline: &Pipeline, mut request: Request) -> usize {
-    let response = pipeline.send(&Context::new(), &mut request, None).await.expect("it is answered");
+    let response = pipeline.send(&Context::new(), &mut request, None).await.expect("a response");
     response.body().len()
 }
 

@@ -1,8 +1,9 @@
-//! `google-cloud-auth`'s user credentials, which get their tokens by OAuth 2, here from the authority on loopback. Each request asks for the headers and
-//! takes them over, as Google's clients do; with the tag of the headers that a caller has already it need not.
+//! `google-cloud-auth`: user credentials, which fetch their tokens by OAuth 2, here from the authority on loopback.
+//! Each request asks for the headers and inserts them, as Google's clients do. (A caller that passes the tag of its
+//! last headers could skip the insertion.)
 //!
-//! A task of its own fetches tokens, beginning when the credentials are built, and again 4 minutes before they are over, or every 10 s: it is made for
-//! tokens of an hour. A failure that is transient is kept for 10 s.
+//! Tokens are fetched by a background task: once when the credentials are built, then 4 minutes before the token
+//! expires, but at most every 10 s. This is meant for tokens of an hour. A transient failure is kept for 10 s.
 
 use std::sync::Arc;
 
@@ -21,11 +22,11 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
     headers(&credentials).await?;
     Ok(vec![Hit {
         name: "google-cloud-auth",
-        note: "`Credentials::headers`, put into the request",
+        note: "`Credentials::headers`, inserted into the request",
         floor: batch(try_on, |request: Req| bytes(request.headers())),
         authenticated: batch(try_on, move |mut request: Req| {
-            let headers = headers(&credentials).now_or_never().expect("a hit has not to wait");
-            request.headers_mut().extend(headers.expect("the token is good"));
+            let headers = headers(&credentials).now_or_never().expect("a hit never waits");
+            request.headers_mut().extend(headers.expect("the token is valid"));
             bytes(request.headers())
         }),
     }])
@@ -63,6 +64,6 @@ async fn credentials(authority: &Arc<Authority>) -> Result<Credentials, BoxError
 async fn headers(credentials: &Credentials) -> Result<HeaderMap, BoxError> {
     match credentials.headers(Extensions::new()).await? {
         CacheableResource::New { data, .. } => Ok(data),
-        CacheableResource::NotModified => unreachable!("no tag was given"),
+        CacheableResource::NotModified => unreachable!("no tag was passed"),
     }
 }

@@ -1,8 +1,10 @@
-//! `kube-client`'s `AuthLayer`, as `Config::auth_layer` makes it, with the two kinds of tokens that it refreshes itself: a file, as in a pod, and
-//! a credential plugin. Both are warm in the table of hits, and neither is read or run anew while it is measured.
+//! `kube-client`: the `AuthLayer` of `Config::auth_layer`, with both kinds of tokens that it refreshes: a token file,
+//! as in a pod, and a credential plugin. In warm hits, neither the file is read nor the plugin run during the
+//! measurement.
 //!
-//! Its source in the table of herds is a plugin: this program, which asks the authority. The plugin is run once when the layer is built; the
-//! token of that run is over at once, and the run not counted, so that what follows meets a cold cache.
+//! The token source of the herds is a plugin: this program, which fetches a token from the authority. The plugin runs
+//! once when the layer is built. That run is not counted, and its token expires at once, so that the herd meets a cold
+//! cache.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -22,7 +24,7 @@ use super::{Herd, Hit, URI, batch, client, one_token, try_on};
 use crate::BoxError;
 use crate::authority::{credential, now};
 
-/// The subcommand by which this program is the plugin.
+/// The subcommand that makes this program act as the plugin.
 pub const PLUGIN: &str = "credential-plugin";
 
 pub async fn hits() -> Result<Vec<Hit>, BoxError> {
@@ -37,7 +39,7 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
 
     Ok(vec![
         hit("kube-client, token file", "`AuthLayer`; the file is read once a minute", layer(by_file)?, file),
-        hit("kube-client, plugin", "`AuthLayer`; the plugin has run, its token is good", layer(by_plugin)?, kept),
+        hit("kube-client, plugin", "`AuthLayer`; the plugin has run, its token is valid", layer(by_plugin)?, kept),
     ])
 }
 
@@ -59,9 +61,9 @@ pub const HERD: Herd = Herd {
     client: |authority| {
         Box::pin(async move {
             let origin = authority.serve().await?;
-            let over = NamedTempFile::new()?;
-            std::fs::write(over.path(), credential("over", now()).to_string())?;
-            let layer = layer(plugin(&origin, over.path())?)?;
+            let expired = NamedTempFile::new()?;
+            std::fs::write(expired.path(), credential("expired", now()).to_string())?;
+            let layer = layer(plugin(&origin, expired.path())?)?;
             let service = layer.layer(Api(authority));
             Ok(client(move || status(service.clone())))
         })
@@ -71,10 +73,11 @@ pub const HERD: Herd = Herd {
 fn layer(auth_info: AuthInfo) -> Result<AuthLayer, BoxError> {
     let mut config = Config::new(Uri::from_static(URI));
     config.auth_info = auth_info;
-    Ok(config.auth_layer()?.ok_or("there is something to authenticate with")?)
+    Ok(config.auth_layer()?.ok_or("the config has no credential")?)
 }
 
-/// This program as a plugin, which prints the file `first` if that is there, and removes it; otherwise what `source` answers.
+/// Returns the settings that run this program as a plugin. It prints the file `first` and removes it, if it exists;
+/// otherwise it prints the response of `source`.
 fn plugin(source: &str, first: &Path) -> Result<AuthInfo, BoxError> {
     let exec = ExecConfig {
         api_version: Some("client.authentication.k8s.io/v1".into()),
@@ -86,7 +89,7 @@ fn plugin(source: &str, first: &Path) -> Result<AuthInfo, BoxError> {
     Ok(AuthInfo { exec: Some(exec), ..AuthInfo::default() })
 }
 
-/// What the plugin prints.
+/// Returns the output of the plugin.
 pub fn run_plugin(source: &str, first: &Path) -> Result<String, BoxError> {
     if let Ok(credential) = std::fs::read_to_string(first) {
         std::fs::remove_file(first)?;

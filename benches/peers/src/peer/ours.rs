@@ -1,5 +1,5 @@
-//! `tower-aiuta-auth`, with the defaults. It is the only one with a token for each set of params: a thousand of them are in use. Each batch is the
-//! same requests as its floor, params in their extensions where the layer gets them from there.
+//! `tower-aiuta-auth` with default settings. It is the only one with a token per set of params, and uses a thousand of
+//! them. Each batch sends the same requests as its floor, with params in their extensions where the case says so.
 
 use std::sync::Arc;
 
@@ -15,19 +15,21 @@ const ID: &str = "65f0c0ffee65f0c0ffee65f0";
 
 pub async fn hits() -> Result<Vec<Hit>, BoxError> {
     let api_key = AiutaAuthLayer::api_key("0123456789abcdef0123456789abcdef")?;
-    // Each has a layer of its own: none finds the processor's caches warm with tokens that another has used.
+    // Each case has a layer of its own, so that no case finds the processor's caches warmed by another.
     Ok(vec![
-        hit(
-            &warm().await?,
-            "ours: JWT, never sent twice",
-            "1,000 keys, params in the extensions, `NoReplay`",
-            |number| with(with(try_on(number), params(number)), NoReplay),
-        ),
-        hit(&warm().await?, "ours: JWT, able to replay", "the same, default settings", |number| {
+        hit(&warm().await?, "ours: JWT, no replay", "1,000 keys, params in the extensions, `NoReplay`", |number| {
+            with(with(try_on(number), params(number)), NoReplay)
+        }),
+        hit(&warm().await?, "ours: JWT, with replay", "the same, default settings", |number| {
             with(try_on(number), params(number))
         }),
-        hit(&warm().await?, "ours: JWT, params from the body", "the same, the JSON body is read", try_on),
-        hit(&warm().await?, "ours: subscription id", "`x-user-id` on a request that needs no more", |number| {
+        hit(
+            &warm().await?,
+            "ours: JWT, params from the body",
+            "the same, with the params only in the JSON body",
+            try_on,
+        ),
+        hit(&warm().await?, "ours: subscription id", "`x-user-id`, for a request that needs no token", |number| {
             let mut request = try_on(number);
             *request.method_mut() = http::Method::GET;
             let uri = format!("{}/06f5948c-{number:04}", super::URI);
@@ -38,11 +40,11 @@ pub async fn hits() -> Result<Vec<Hit>, BoxError> {
     ])
 }
 
-/// A layer with all the tokens in its cache.
+/// Returns a layer with all tokens in its cache.
 async fn warm() -> Result<AiutaAuthLayer, BoxError> {
     let layer = AiutaAuthLayer::jwt(ID, signer().lifetime(std::time::Duration::from_secs(3600)))?;
     for number in 0..KEYS {
-        layer.token_cache().expect("the Jwt scheme").get(&params(number)).await?;
+        layer.token_cache().expect("the layer uses JWTs").get(&params(number)).await?;
     }
     Ok(layer)
 }

@@ -1,4 +1,5 @@
-//! `tower-http`'s `AddAuthorizationLayer`: a header that never changes. It has no source, and is here as the least that setting a header costs.
+//! `tower-http`: `AddAuthorizationLayer`, a constant header. It has no token source, and shows the minimum cost of a
+//! header.
 
 use tower::Layer;
 use tower_http::auth::AddAuthorizationLayer;

@@ -1,4 +1,5 @@
-//! Callers who do anything at any time. What they do is chosen by the checker, and so is part of the schedule that it prints.
+//! Callers that take random actions. The checker chooses the actions, so they are a part of the schedule that it
+//! prints.
 
 use shuttle::rand::{Rng, thread_rng};
 
@@ -7,8 +8,8 @@ use super::world::*;
 
 const KEYS: usize = 2;
 
-/// Three of these, at once.
-fn anything(world: &World, may_wait: bool) {
+/// The actions of one caller.
+fn random_actions(world: &World, may_wait: bool) {
     let mut last = None;
     for _ in 0..3 {
         let key = thread_rng().gen_range(0..KEYS);
@@ -32,7 +33,8 @@ fn anything(world: &World, may_wait: bool) {
     }
 }
 
-/// What calls do is drawn before they begin: a source is polled where a panic of the checker's would be taken for its own.
+/// Chooses the behaviour of all calls in advance. A source must not ask the checker while it is polled, because the
+/// cache would catch a panic of the checker as a panic of the source.
 fn plans(with_hangs: bool) -> impl Fn(usize) -> (Wait, End) + Send + Sync {
     let plans: Vec<_> = (0..64)
         .map(|_| {
@@ -53,13 +55,13 @@ fn plans(with_hangs: bool) -> impl Fn(usize) -> (Wait, End) + Send + Sync {
     move |number| plans[number]
 }
 
-fn storm(settings: Settings, with_hangs: bool) {
+fn run(settings: Settings, with_hangs: bool) {
     let world = World::new(settings, plans(with_hangs));
-    let callers: Vec<_> = (0..3).map(|_| world.spawn(move |world| anything(world, !with_hangs))).collect();
+    let callers: Vec<_> = (0..3).map(|_| world.spawn(move |world| random_actions(world, !with_hangs))).collect();
     let opener = world.spawn(World::open);
     join(callers);
     opener.join().unwrap();
-    // Two timeouts later no flight is left but those that nobody drives; the next caller replaces them.
+    // After two timeouts only fetches on runtimes that nobody drives are left; the next caller replaces those.
     for _ in 0..2 {
         world.time.advance(FETCH_TIMEOUT);
         shuttle::thread::yield_now();
@@ -68,17 +70,17 @@ fn storm(settings: Settings, with_hangs: bool) {
 }
 
 #[test]
-fn c4_whatever_happens_everyone_ends_and_nothing_is_left() {
+fn c4_random_actions_leak_nothing() {
     for home in [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS] {
         for (max_tokens, max_concurrent_fetches) in [(100, 100), (1, 1)] {
-            explore(move || storm(Settings { home, max_tokens, max_concurrent_fetches }, false));
+            explore(move || run(Settings { home, max_tokens, max_concurrent_fetches }, false));
         }
     }
 }
 
 #[test]
-fn c4_nor_do_sources_that_hang_change_that() {
+fn c4_random_actions_with_hanging_sources_leak_nothing() {
     for home in [NOWHERE, TOKIO, TIMERLESS, STANDING] {
-        explore(move || storm(Settings { max_concurrent_fetches: 2, ..Settings::on(home) }, true));
+        explore(move || run(Settings { max_concurrent_fetches: 2, ..Settings::on(home) }, true));
     }
 }

@@ -1,4 +1,4 @@
-//! The stand-in for Aiuta, and its successors: a rotation brings one that knows the new secret, and none of what the old one has kept.
+//! The Aiuta API of a run: a [`FakeAiuta`] that a rotation replaces by a new one, which knows the new secret only.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -14,35 +14,36 @@ use crate::clock::WallClock;
 use crate::counts::Count;
 use crate::server::Reply;
 
-/// So many photos every one of them has from the start.
+/// Number of photos that every instance has from the start.
 const PHOTOS: u64 = 16;
 
-/// Records are of no use here: the gate looks at each request. They are thrown away whenever there are so many.
+/// Number of requests after which recorded requests are dropped. They are not needed, because the gate checks every
+/// request.
 const RECORDS: u64 = 256;
 
-pub(crate) struct StandIn {
+pub(crate) struct Upstream {
     current: RwLock<FakeAiuta>,
     clock: WallClock,
     answered: Count,
-    /// The photos' ids. Ids are numbers, so each stand-in gives the same.
+    /// Ids of the photos. Ids are sequential, so they are the same in each instance.
     pub(crate) photos: Vec<String>,
 }
 
-impl StandIn {
+impl Upstream {
     pub(crate) async fn new(clock: WallClock) -> Result<Self, BoxError> {
         let (first, photos) = make(&clock, FakeAiuta::SECRET).await?;
         Ok(Self { current: RwLock::new(first), clock, answered: Count::default(), photos })
     }
 
-    /// The one that answers now.
+    /// Returns the current instance.
     pub(crate) fn get(&self) -> FakeAiuta {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A new one takes over.
+    /// Replaces the current instance by one with a new secret.
     pub(crate) async fn replace(&self, secret: &str) -> Result<(), BoxError> {
         let (next, photos) = make(&self.clock, secret).await?;
-        assert_eq!(photos, self.photos, "each has the same photos");
+        assert_eq!(photos, self.photos, "each instance has the same photos");
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
@@ -67,12 +68,12 @@ async fn make(clock: &WallClock, secret: &str) -> Result<(FakeAiuta, Vec<String>
             .body(Full::new(body))?;
         let reply = aiuta.clone().oneshot(upload).await?;
         let body = http_body_util::BodyExt::collect(reply.into_body()).await?.to_bytes();
-        photos.push(id_in(&body, "id").ok_or("an upload is answered with its id")?);
+        photos.push(id_in(&body, "id").ok_or("the response to an upload has no id")?);
     }
     Ok((aiuta, photos))
 }
 
-/// The content type and the body of an upload.
+/// Returns the content type and the body of an upload.
 pub(crate) fn multipart(photo: &[u8]) -> (&'static str, Bytes) {
     let head = "--soak\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"photo.png\"\r\n\
                 content-type: image/png\r\n\r\n";
@@ -80,7 +81,7 @@ pub(crate) fn multipart(photo: &[u8]) -> (&'static str, Bytes) {
     ("multipart/form-data; boundary=soak", body.into())
 }
 
-/// The id in an answer.
+/// Returns the id in a JSON response.
 pub(crate) fn id_in(answer: &[u8], field: &str) -> Option<String> {
     let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
     answer.get(field)?.as_str().map(str::to_owned)

@@ -1,10 +1,11 @@
-//! InFlight: joined, ended in every way, left by those who await them, forgotten and late (rules C1, C3 to C6, G1).
+//! Fetches that are joined, end in every way, lose their callers, are invalidated, or time out (rules C1, C3 to C6,
+//! G1).
 
 use super::explore;
 use super::world::*;
 use crate::error::AuthErrorKind::{FetchTimeout, Overloaded, TokenSource};
 
-/// Everywhere where a flight is driven without anybody's deadline.
+/// The runtimes on which a fetch is driven even without a caller's deadline.
 const DRIVEN: [Option<crate::cache::model::runtime::Abilities>; 4] = [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS];
 
 fn everywhere(scenario: impl Fn(Settings) + Clone + Send + Sync + 'static) {
@@ -15,7 +16,7 @@ fn everywhere(scenario: impl Fn(Settings) + Clone + Send + Sync + 'static) {
 }
 
 #[test]
-fn c1_callers_share_one_flight() {
+fn c1_concurrent_callers_share_one_fetch() {
     for wait in [Wait::No, Wait::Turns(2), Wait::Gate] {
         everywhere(move |settings| {
             let world = World::new(settings, move |_| (wait, End::Token));
@@ -24,14 +25,14 @@ fn c1_callers_share_one_flight() {
             assert_eq!(join(callers), [Ok(0); 3]);
             assert_eq!(world.calls(), 1);
             world.settle();
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c1_callers_share_its_error_and_the_next_starts_another() {
+fn c1_failed_fetch_is_shared_and_next_caller_starts_another() {
     for end in [End::Fail, End::Panic] {
         everywhere(move |settings| {
             let world = World::new(
@@ -42,18 +43,18 @@ fn c1_callers_share_its_error_and_the_next_starts_another() {
             world.open();
             let got = join(callers);
             assert!(got.iter().all(|got| matches!(got, Err(TokenSource) | Ok(1))), "{got:?}");
-            assert!(got.contains(&Err(TokenSource)), "whoever started the flight");
+            assert!(got.contains(&Err(TokenSource)), "the caller that started the fetch");
             assert_eq!(world.get(0), Ok(1));
             assert_eq!((world.calls(), world.most_live()), (2, 1));
             world.settle();
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c3_the_leader_leaves_and_the_others_go_on() {
+fn c3_dropped_leader_hands_off_to_waiters() {
     for wait in [Wait::Turns(2), Wait::Gate] {
         everywhere(move |settings| {
             let world = World::new(settings, move |_| (wait, End::Token));
@@ -64,49 +65,49 @@ fn c3_the_leader_leaves_and_the_others_go_on() {
             assert_eq!(join(followers), [Ok(0); 2]);
             assert_eq!(world.calls(), 1);
             world.settle();
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c3_everyone_leaves_and_the_next_goes_on() {
+fn c3_next_caller_continues_fetch_of_dropped_callers() {
     everywhere(|settings| {
         let world = World::new(settings, |_| (Wait::Gate, End::Token));
-        let leavers = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(0, 2))];
+        let dropped = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(0, 2))];
         let opener = world.spawn(World::open);
-        join(leavers.into());
+        join(dropped.into());
         assert_eq!(world.get(0), Ok(0));
         opener.join().unwrap();
         assert_eq!(world.calls(), 1);
         world.settle();
-        assert_eq!(world.in_the_air(), 0);
+        assert_eq!(world.fetches_in_flight(), 0);
         world.end();
     });
 }
 
 #[test]
-fn c4_everyone_leaves_and_the_last_handle_goes() {
+fn c4_dropping_last_handle_ends_abandoned_fetches() {
     for wait in [Wait::Turns(3), Wait::Gate, Wait::Forever] {
         for home in [NOWHERE, TOKIO, TIMERLESS, STANDING] {
             explore(move || {
                 let world = World::new(Settings::on(home), move |_| (wait, End::Token));
-                let leavers = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(1, 2))];
-                // Opened while the last handle goes.
+                let dropped = [world.spawn(|world| world.try_get(0, 1)), world.spawn(|world| world.try_get(1, 2))];
+                // Opened while the last handle is dropped.
                 let opener = {
                     let gate = world.gate();
                     shuttle::thread::spawn(move || gate.open())
                 };
-                join(leavers.into());
-                world.end_beside(|| opener.join().unwrap());
+                join(dropped.into());
+                world.end_with(|| opener.join().unwrap());
             });
         }
     }
 }
 
 #[test]
-fn e1_nothing_is_published_across_an_invalidation() {
+fn e1_fetch_from_before_invalidation_is_not_cached() {
     for everything in [false, true] {
         for wait in [Wait::No, Wait::Turns(1), Wait::Gate] {
             everywhere(move |settings| {
@@ -118,11 +119,11 @@ fn e1_nothing_is_published_across_an_invalidation() {
                 }));
                 world.open();
                 assert!(join(callers).iter().all(Result::is_ok));
-                // Which asks for another one only if nothing came after the forgetting.
+                // Starts another fetch only if no token was cached after the invalidation.
                 world.get(0).unwrap();
-                assert!(world.calls() <= 2, "one for each generation: {}", world.calls());
+                assert!(world.calls() <= 2, "more than one call per generation: {}", world.calls());
                 world.settle();
-                assert_eq!(world.in_the_air(), 0);
+                assert_eq!(world.fetches_in_flight(), 0);
                 world.end();
             });
         }
@@ -130,27 +131,27 @@ fn e1_nothing_is_published_across_an_invalidation() {
 }
 
 #[test]
-fn c6_a_flight_that_is_late_ends_for_everyone_and_is_replaced() {
+fn c6_timed_out_fetch_fails_all_waiters_and_is_replaced() {
     for home in [TOKIO, STANDING] {
         explore(move || {
             let plan = |number| if number == 0 { (Wait::Forever, End::Token) } else { (Wait::No, End::Token) };
             let world = World::new(Settings::on(home), plan);
             let callers = world.callers(3, 0);
             let got = world.pass_time(callers);
-            // The time that passes may end the tokens that come, too, before the last caller is there.
+            // Later tokens may also expire before the last caller gets one, because time passes.
             assert!(got.iter().all(|got| matches!(got, Err(FetchTimeout) | Ok(1..))), "{got:?}");
-            assert!(got.contains(&Err(FetchTimeout)), "whoever started the flight");
+            assert!(got.contains(&Err(FetchTimeout)), "the caller that started the fetch");
             assert!(matches!(world.get(0), Ok(1..)));
-            assert!(world.calls() <= 4, "one for each who asked: {}", world.calls());
+            assert!(world.calls() <= 4, "more than one call per caller: {}", world.calls());
             world.settle();
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c6_where_no_timer_is_an_arrival_ends_it() {
+fn c6_without_timers_next_caller_replaces_timed_out_fetch() {
     for home in [NOWHERE, TIMERLESS, STANDING_TIMERLESS] {
         explore(move || {
             let plan = |number| if number == 0 { (Wait::Forever, End::Token) } else { (Wait::Gate, End::Token) };
@@ -170,14 +171,14 @@ fn c6_where_no_timer_is_an_arrival_ends_it() {
             opener.join().unwrap();
             assert_eq!(world.calls(), 2);
             world.settle();
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c5_a_flight_that_is_awaited_stays_and_one_that_is_abandoned_makes_room() {
+fn c5_abandoned_fetch_makes_room_and_awaited_fetch_stays() {
     for home in DRIVEN {
         explore(move || {
             let world =
@@ -191,7 +192,7 @@ fn c5_a_flight_that_is_awaited_stays_and_one_that_is_abandoned_makes_room() {
                 assert!(matches!(got, Ok(_) | Err(Overloaded)), "{got:?}");
             }
             opener.join().unwrap();
-            // Nobody awaits anything now: whatever is in the air makes room, at the latest when it is late.
+            // No caller waits now. The remaining fetch makes room, at the latest when it times out.
             world.settle();
             if home.is_some_and(|home| !home.driven) {
                 world.time.advance(FETCH_TIMEOUT);
@@ -199,14 +200,14 @@ fn c5_a_flight_that_is_awaited_stays_and_one_that_is_abandoned_makes_room() {
             world.get(3).unwrap();
             world.settle();
             assert!(world.calls() <= 4);
-            assert_eq!(world.in_the_air(), 0);
+            assert_eq!(world.fetches_in_flight(), 0);
             world.end();
         });
     }
 }
 
 #[test]
-fn c5_two_keys_evict_each_other_while_they_are_awaited() {
+fn c5_awaited_keys_may_evict_each_other() {
     everywhere(|settings| {
         let world = World::new(Settings { max_tokens: 1, ..settings }, |_| (Wait::Turns(1), End::Token));
         let mut callers = world.callers(2, 0);
@@ -215,14 +216,14 @@ fn c5_two_keys_evict_each_other_while_they_are_awaited() {
         assert!((2..=4).contains(&world.calls()));
         assert!(world.most_live() == 1);
         world.settle();
-        assert_eq!(world.in_the_air(), 0);
+        assert_eq!(world.fetches_in_flight(), 0);
         world.end();
     });
 }
 
-/// The flight begins on a runtime that is shut down under it; those who wait are elsewhere.
+/// The fetch starts on a runtime that is shut down; its callers are on no runtime.
 #[test]
-fn c4_a_runtime_is_shut_down_in_mid_flight() {
+fn c4_waiters_survive_shutdown_of_fetching_runtime() {
     for home in [TOKIO, TIMERLESS, STANDING, STANDING_TIMERLESS] {
         for wait in [Wait::Turns(2), Wait::Gate] {
             explore(move || {
@@ -236,7 +237,7 @@ fn c4_a_runtime_is_shut_down_in_mid_flight() {
                 assert!(got.iter().all(|got| matches!(got, Ok(0 | 1))), "{got:?}");
                 down.join().unwrap();
                 world.settle();
-                assert_eq!(world.in_the_air(), 0);
+                assert_eq!(world.fetches_in_flight(), 0);
                 assert!(world.calls() <= 2);
                 drop(elsewhere);
                 world.end();
