@@ -154,7 +154,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = format!("http://{}", listener.local_addr()?);
     let server = tokio::spawn(async move { axum::serve(listener, proxy.router()).await });
 
-    println!("the proxy listens at {address}");
+    println!("the proxy is listening on {address}");
     two_browsers(&address).await?;
     let kinds: Vec<_> = aiuta.requests().iter().map(|request| request.credential().to_string()).collect();
     println!("Aiuta received     {}", kinds.join(", "));

@@ -91,7 +91,7 @@ const MAX_BODY: usize = 16 * 1024;
 /// | 403 | The signer [denied](crate::TokenError::denied) the token. |
 /// | 405 | The method is neither `GET` nor `POST`. |
 /// | 413 | The body is larger than 16 KiB. |
-/// | 415 | The content type of a `POST` is not `application/json`. HTML forms of other web pages can't send this type. |
+/// | 415 | The content type of a `POST` is not `application/json`, which HTML forms of other pages can't send. |
 /// | 500 | The signer failed permanently. |
 /// | 503 | The signer failed [temporarily](crate::TokenError::transient). |
 ///
@@ -107,7 +107,7 @@ const MAX_BODY: usize = 16 * 1024;
 ///
 /// `authorize` is called only with valid params, and nothing is signed without it.
 ///
-/// # Add to it
+/// # Your own layers
 ///
 /// Add your own layers for logins, timeouts and rate limits. For web pages of another origin, add tower-http's
 /// `CorsLayer`:

@@ -27,12 +27,13 @@ const JITTER: f64 = 0.5;
 ///
 /// | request | retries | retried after |
 /// |---|---|---|
-/// | reads, polls and other idempotent requests (RFC 9110 §9.2.2) | [2](Self::read_retries) | 408, 429, 5xx or an error |
+/// | reads, polls, others that are idempotent (RFC 9110 §9.2.2) | [2](Self::read_retries) | 408, 429, 5xx or an error |
 /// | uploads | [2](Self::upload_retries) | 408, 429, 5xx or an error |
 /// | all others, which start an operation | [0](Self::start_retries) | an error only |
 ///
 /// Aiuta documents these numbers of retries for its SDKs. The API has no idempotency key for starting an operation, so
-/// a retry may start, and cost, a second operation. The retry of an upload at most stores the image twice.
+/// a retry may start, and cost, a second operation. The retry of an upload may store the image again, which costs
+/// nothing.
 ///
 /// - If a response has `Retry-After`, the policy waits for that time. If the time is longer than
 ///   [`max_retry_after`](Self::max_retry_after), it returns the response instead. Without `Retry-After` it uses
@@ -51,8 +52,8 @@ const JITTER: f64 = 0.5;
 /// use tower_aiuta_auth::{AiutaAuthLayer, AiutaRetryPolicy};
 /// # use http::{Request, Response};
 /// # type Body = http_body_util::Full<bytes::Bytes>;
-/// # let http_client = tower::service_fn(|_: Request<Body>| async { Ok::<_,
-/// tower_aiuta_auth::BoxError>(Response::new(())) });
+/// # use tower_aiuta_auth::BoxError;
+/// # let http_client = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(())) });
 ///
 /// let retry = AiutaRetryPolicy::new().read_retries(5).backoff(Duration::from_millis(200), Duration::from_secs(5))?;
 /// let client = ServiceBuilder::new()

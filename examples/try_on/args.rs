@@ -12,14 +12,13 @@ Examples:
   cargo run --example try_on -- --photo me.jpg --sku dress-1 --sku shoes-2 --out result.png
   AIUTA_API_KEY=… cargo run --example try_on -- --photo me.jpg --sku dress-1
 
-Environment (if any of these is set, the program calls the real API and starts one operation, which costs money):
+Environment (if any is set, the program starts one operation at the real API, which costs money):
   AIUTA_API_KEY          use the ApiKey scheme with this key
   AIUTA_SUBSCRIPTION_ID, AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET
                          use the Jwt scheme with tokens signed by this program
   AIUTA_SUBSCRIPTION_ID, AIUTA_TOKEN_URL
-                         use the Jwt scheme with tokens from this URL (http on loopback only: this program has no TLS
-                         for it)
-  AIUTA_ORIGIN           the origin of the API [default: https://api.aiuta.com]; http on loopback only";
+                         use the Jwt scheme with tokens from this URL, http on loopback
+  AIUTA_ORIGIN           the API's origin [default: https://api.aiuta.com]";
 
 /// Tries clothes on a photo, with Aiuta's virtual try-on API: upload, start, poll, download.
 ///

@@ -12,7 +12,7 @@ use super::json_response;
 use crate::error::TokenError;
 use crate::params::json::ParamsError;
 
-/// The reason for which a [`JwtIssuer`](crate::JwtIssuer) issues no token. Return it from `authorize` to deny one.
+/// The reason why a [`JwtIssuer`](crate::JwtIssuer) issues no token. Return it from `authorize` to deny one.
 ///
 /// The client receives the status and the body `{"error":"…"}` with a fixed text.
 ///

@@ -243,6 +243,28 @@ impl FakeAiuta {
 
     /// Fails the next `n` requests to the API with a fault. Several calls are queued: the second fault follows the
     /// first.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Request;
+    /// use http_body_util::Full;
+    /// use tower::ServiceExt;
+    /// use tower_aiuta_auth::testing::{FakeAiuta, Fault};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_aiuta_auth::BoxError> {
+    /// let aiuta = FakeAiuta::new();
+    /// aiuta.fail_next(1, Fault::Unavailable);
+    ///
+    /// for status in [503, 200] {
+    ///     let request = Request::get("https://api.aiuta.com/v1/try_on_models")
+    ///         .header("x-api-key", aiuta.api_key())
+    ///         .body(Full::<Bytes>::default())?;
+    ///     assert_eq!(aiuta.clone().oneshot(request).await?.status(), status);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail_next(&self, n: usize, fault: Fault) {
         self.state().faults.push(n, fault);
     }

@@ -34,7 +34,7 @@ pub struct RecordedRequest {
     pub body: Bytes,
     /// The status of the response. `None` if there is no response yet, or if the connection was closed without one.
     pub status: Option<u16>,
-    /// The reason for which the credentials were rejected, `None` if they were accepted. It is never sent to the client
+    /// The reason why the credentials were rejected, `None` if they were accepted. It is never sent to the client
     /// and contains no secret.
     pub refusal: Option<String>,
 }

@@ -47,7 +47,7 @@ impl Route {
     }
 }
 
-/// The reason for which a request has no operation.
+/// The reason why a request has no operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotFound {
     Path,
