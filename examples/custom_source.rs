@@ -1,6 +1,6 @@
-//! A `TokenSource` of one's own: tokens come from a vault, which knows whose image is whose, is busy at times, and keeps a cache.
+//! A custom `TokenSource`: a vault that checks who owns an image, is sometimes busy, and has its own cache.
 //!
-//! `cargo run --example custom_source` needs nothing, not even a port: `FakeAiuta` answers in process.
+//! Run it with `cargo run --example custom_source`. It needs no account and no network: `FakeAiuta` answers in process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,42 +17,45 @@ use tower_aiuta_auth::{
     AiutaAuthLayer, AuthError, AuthParams, BoxError, Jwt, JwtSigner, TokenError, TokenRequest, TokenSource,
 };
 
-/// An upload as a browser sends it.
+/// The body of an upload: a form with one file.
 const UPLOAD: &str =
     "--b\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"p.jpg\"\r\n\r\na photo\r\n--b--\r\n";
 const UPLOAD_TYPE: &str = "multipart/form-data; boundary=b";
 
-/// Stands for a service somewhere else that holds the issuer's secret.
+/// Represents a remote service that keeps the issuer's secret.
 struct Vault {
     signer: JwtSigner,
-    /// Whose image is whose.
+    /// The owner of each image.
     owners: Mutex<HashMap<String, String>>,
-    /// So many calls are turned away first.
+    /// Number of fetches that fail because the vault is busy.
     busy: AtomicU32,
     cache: Mutex<HashMap<AuthParams, Jwt>>,
 }
 
 impl TokenSource for Vault {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        // Whoever signs params has to check that they belong to the one who asks: the partition says who that is.
+        // A source must check that the user owns the image before it signs the params. The partition is the user.
         let image = request.params().get("uploaded_image_id");
-        let theirs = locked(&self.owners).iter().any(|(known, owner)| {
+        let is_owner = locked(&self.owners).iter().any(|(known, owner)| {
             image.is_some_and(|image| image == known.as_str()) && request.params().partition() == Some(owner)
         });
-        if !theirs {
-            return Err(TokenError::denied("the image is not theirs"));
+        if !is_owner {
+            return Err(TokenError::denied("the user does not own the image"));
         }
-        // The layer does not call again before that, whoever asks.
+        // Until that time, the layer does not fetch again for this partition.
         if self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
             return Err(TokenError::transient("the vault is busy").with_retry_after(Duration::from_millis(50)));
         }
-        // After a 401 a token that was made before will not do.
+        // After a 401 the layer needs a new token: the cached one was rejected.
         let cached = locked(&self.cache).get(request.params()).cloned();
         if let Some(token) = cached.filter(|_| !request.force_refresh()) {
-            println!("           (the vault had one)");
+            println!("           (the vault had a cached token)");
             return Ok(token);
         }
-        println!("           (the vault makes a token{})", if request.force_refresh() { ", a new one" } else { "" });
+        println!(
+            "           (the vault signs a token{})",
+            if request.force_refresh() { " to replace a rejected one" } else { "" }
+        );
         let params = request.params().clone();
         let token = self.signer.token(request).await?;
         locked(&self.cache).insert(params, token.clone());
@@ -79,26 +82,26 @@ async fn main() -> Result<(), BoxError> {
     let image = upload(&client).await?;
     locked(&vault.owners).insert(image.clone(), "ann".to_owned());
 
-    let busy = refused(start(&client, "ann", &image).await)?;
+    let busy = auth_error(start(&client, "ann", &image).await)?;
     println!("ann        {busy}: {}", cause(&busy));
     if let (true, Some(delay)) = (busy.is_transient(), busy.retry_after()) {
         tokio::time::sleep(delay).await;
     }
     println!("ann        {}", start(&client, "ann", &image).await?.status());
 
-    let denied = refused(start(&client, "bob", &image).await)?;
+    let denied = auth_error(start(&client, "bob", &image).await)?;
     println!("bob        {denied}: {}", cause(&denied));
 
-    let tokens = layer.token_cache().ok_or("the Jwt scheme has tokens")?;
+    let tokens = layer.token_cache().ok_or("a layer with JWTs has a token cache")?;
     tokens.clear();
-    println!("ann        {}, once the layer has forgotten", start(&client, "ann", &image).await?.status());
+    println!("ann        {}, after the token cache was cleared", start(&client, "ann", &image).await?.status());
     aiuta.revoke_tokens();
-    println!("ann        {}, once Aiuta has revoked it", start(&client, "ann", &image).await?.status());
-    println!("401s that were mended: {}", tokens.stats().replays);
+    println!("ann        {}, after Aiuta revoked the token", start(&client, "ann", &image).await?.status());
+    println!("requests replayed after a 401: {}", tokens.stats().replays);
     Ok(())
 }
 
-/// Needs no token, and asks the vault for none.
+/// Uploads an image. This needs only the subscription id, so the vault is not called.
 async fn upload<S>(client: &S) -> Result<String, BoxError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError> + Clone,
@@ -124,19 +127,19 @@ where
     client.clone().oneshot(request).await
 }
 
-/// The layer's error; anything else would be a surprise.
-fn refused<T>(outcome: Result<T, BoxError>) -> Result<AuthError, BoxError> {
+/// Returns the layer's error. Fails if the request succeeded or the error is another one.
+fn auth_error<T>(outcome: Result<T, BoxError>) -> Result<AuthError, BoxError> {
     match outcome {
-        Ok(_) => Err("it should have been refused".into()),
+        Ok(_) => Err("the request should have failed".into()),
         Err(error) => Ok(error.downcast_ref::<AuthError>().cloned().ok_or(error)?),
     }
 }
 
-/// What the vault said.
+/// Returns the innermost cause: the text of the vault's error.
 fn cause(error: &AuthError) -> String {
     let mut cause: &dyn std::error::Error = error;
-    while let Some(below) = cause.source() {
-        cause = below;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
     cause.to_string()
 }

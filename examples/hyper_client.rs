@@ -1,6 +1,7 @@
-//! hyper-util's client beneath the layer, ready for TLS: a list of models, an upload and a try-on, with both schemes.
+//! The layer on hyper-util's client with TLS: lists the models, uploads an image and starts a try-on, with both
+//! schemes.
 //!
-//! `cargo run --example hyper_client` needs nothing: it starts `FakeAiuta` on loopback.
+//! Run it with `cargo run --example hyper_client`. It needs no account: it starts `FakeAiuta` on loopback.
 
 use bytes::Bytes;
 use http::Request;
@@ -15,14 +16,14 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::FakeAiuta;
 use tower_aiuta_auth::{AiutaAuthLayer, AuthError, AuthErrorKind, BoxError, JwtSigner};
 
-/// An upload as a browser sends it.
+/// The body of an upload: a form with one file.
 const UPLOAD: &str =
     "--b\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"p.jpg\"\r\n\r\na photo\r\n--b--\r\n";
 const UPLOAD_TYPE: &str = "multipart/form-data; boundary=b";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // With Aiuta: AiutaAuthLayer::from_env()?, and https://api.aiuta.com
+    // For the real API, use AiutaAuthLayer::from_env()? and https://api.aiuta.com.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await?;
     let base = format!("{}/digital-try-on/v1", server.origin());
@@ -49,7 +50,7 @@ async fn main() -> Result<(), BoxError> {
     println!("upload     {}", response.status());
     let image: Value = serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
 
-    // The Jwt scheme on the same client: only the layer is another. The token is made for what the body says.
+    // The Jwt scheme uses the same client with another layer. The layer reads the params of the token from the body.
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?;
     let layer = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([server.origin()]).build()?;
     let mut client = ServiceBuilder::new().layer(layer).service(http);
@@ -57,12 +58,12 @@ async fn main() -> Result<(), BoxError> {
     let try_on = post("sku_images_operations", "application/json", order.into())?;
     println!("try-on     {}", client.ready().await?.call(try_on).await?.status());
 
-    // The client's own errors pass through; the layer's downcast, and nothing was sent.
-    let of_nothing = post("sku_images_operations", "application/json", "{}".into())?;
-    let error = client.ready().await?.call(of_nothing).await.err();
+    // Errors of the client pass through unchanged. An `AuthError` means that nothing was sent.
+    let without_params = post("sku_images_operations", "application/json", "{}".into())?;
+    let error = client.ready().await?.call(without_params).await.err();
     match error.as_deref().and_then(|error| error.downcast_ref::<AuthError>()) {
         Some(error) if error.kind() == AuthErrorKind::MissingParams => println!("not sent   {error}"),
-        _ => return Err("a try-on of nothing should not have been sent".into()),
+        _ => return Err("a try-on without params should not have been sent".into()),
     }
 
     for request in aiuta.requests() {

@@ -1,12 +1,14 @@
-//! A server between browsers and Aiuta: it forwards their try-ons through the layer, so that no secret reaches a browser.
+//! A proxy between browsers and Aiuta. It forwards try-ons through the layer, so that browsers need no secret.
 //!
-//! `cargo run --example proxy` starts Aiuta's stand-in and the proxy on loopback, then plays two browsers. What to look at:
+//! Run it with `cargo run --example proxy`. It starts `FakeAiuta` and the proxy on loopback and simulates two browsers.
+//! It shows how a proxy:
 //!
-//! - photos stream through to Aiuta; the proxy remembers whose they are;
-//! - a try-on is started only with a photo of one's own: the layer signs what it is given, so this is the place to check;
-//! - and only who started it may look at it: Aiuta knows the shop, not its users;
-//! - the user is the partition, so that two users never share a token;
-//! - what comes back is Aiuta's answer, without the headers of the request.
+//! - streams photos to Aiuta and remembers their owners;
+//! - lets a user start a try-on only with the user's own photos. The layer signs any params, so the proxy must check
+//!   them;
+//! - lets a user see only the user's own try-ons. Aiuta knows the shop but not its users;
+//! - uses the user as the partition, so that two users never share a token;
+//! - returns Aiuta's status and body to the browser, without other headers.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -30,9 +32,9 @@ use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, JwtSigner};
 #[derive(Clone)]
 struct Proxy {
     aiuta: BoxCloneSyncService<Request<Body>, axum::http::Response<hyper::body::Incoming>, BoxError>,
-    /// `https://api.aiuta.com/digital-try-on/v1`, say.
+    /// For the real API: `https://api.aiuta.com/digital-try-on/v1`.
     base: Arc<str>,
-    /// Which photo and which try-on belongs to whom, by id. A database, in earnest.
+    /// The owner of each photo and each try-on, by id. A real proxy uses a database.
     owners: Arc<Mutex<HashMap<String, String>>>,
 }
 
@@ -42,7 +44,7 @@ struct TryOn {
     sku: String,
 }
 
-/// Who asks: in earnest a session, checked.
+/// Returns the user of the request. A real proxy checks a session.
 fn user(headers: &HeaderMap) -> Result<String, StatusCode> {
     let user = headers.get("x-session").and_then(|session| session.to_str().ok());
     user.map(str::to_owned).ok_or(StatusCode::UNAUTHORIZED)
@@ -53,14 +55,14 @@ impl Proxy {
         Router::new()
             .route("/photos", post(upload))
             .route("/try-ons", post(start))
-            .route("/try-ons/{id}", get(look))
+            .route("/try-ons/{id}", get(status))
             .with_state(self)
     }
 
-    /// Sends a request to Aiuta; answers status and body, or why there is none.
+    /// Sends a request to Aiuta and returns the status and the body of the response.
     async fn send(&self, request: Request<Body>) -> Result<(StatusCode, Bytes), StatusCode> {
         let response = self.aiuta.clone().oneshot(request).await.map_err(|error| {
-            // For our log; a browser need not know more than that it did not work.
+            // Details go to the log, not to the browser.
             eprintln!("proxy: {error}");
             StatusCode::BAD_GATEWAY
         })?;
@@ -69,10 +71,10 @@ impl Proxy {
         Ok((status, body))
     }
 
-    /// What an answer names in this field is the user's from now on.
-    fn remember(&self, answer: &Bytes, field: &str, user: String) {
-        let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
-        if let Some(id) = answer[field].as_str() {
+    /// Records the user as the owner of the id in this field of a response.
+    fn remember(&self, response: &Bytes, field: &str, user: String) {
+        let response: serde_json::Value = serde_json::from_slice(response).unwrap_or_default();
+        if let Some(id) = response[field].as_str() {
             self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), user);
         }
     }
@@ -87,7 +89,7 @@ fn json((status, body): (StatusCode, Bytes)) -> Response {
     (status, [("content-type", "application/json")], body).into_response()
 }
 
-/// `POST /photos`: streams through, and is remembered as the user's.
+/// `POST /photos`: streams the photo to Aiuta and records its owner.
 async fn upload(State(proxy): State<Proxy>, headers: HeaderMap, body: Body) -> Result<Response, StatusCode> {
     let user = user(&headers)?;
     let mut request = Request::post(format!("{}/uploaded_images", proxy.base));
@@ -101,16 +103,16 @@ async fn upload(State(proxy): State<Proxy>, headers: HeaderMap, body: Body) -> R
     Ok(json((status, body)))
 }
 
-/// `POST /try-ons`: starts one, for the owner of the photo only.
+/// `POST /try-ons`: starts a try-on if the user owns the photo.
 async fn start(
     State(proxy): State<Proxy>,
     headers: HeaderMap,
-    Json(wanted): Json<TryOn>,
+    Json(try_on): Json<TryOn>,
 ) -> Result<Response, StatusCode> {
     let user = user(&headers)?;
-    proxy.check(&wanted.photo, &user)?;
-    let params = AuthParams::new().with("uploaded_image_id", wanted.photo).with("sku_id", wanted.sku);
-    // The body is what is signed: there is no second place where they could differ.
+    proxy.check(&try_on.photo, &user)?;
+    let params = AuthParams::new().with("uploaded_image_id", try_on.photo).with("sku_id", try_on.sku);
+    // The body is made from the params, so that it always matches the token.
     let body = serde_json::to_vec(&params).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let mut request = Request::post(format!("{}/sku_images_operations", proxy.base))
         .header("content-type", "application/json")
@@ -122,8 +124,12 @@ async fn start(
     Ok(json((status, body)))
 }
 
-/// `GET /try-ons/{id}`: how it is going.
-async fn look(State(proxy): State<Proxy>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, StatusCode> {
+/// `GET /try-ons/{id}`: returns the status of a try-on if the user started it.
+async fn status(
+    State(proxy): State<Proxy>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, StatusCode> {
     proxy.check(&id, &user(&headers)?)?;
     let request = Request::get(format!("{}/sku_images_operations/{id}", proxy.base)).body(Body::empty());
     proxy.send(request.map_err(|_| StatusCode::BAD_REQUEST)?).await.map(json)
@@ -148,15 +154,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = format!("http://{}", listener.local_addr()?);
     let server = tokio::spawn(async move { axum::serve(listener, proxy.router()).await });
 
-    println!("the proxy listens at {address}");
+    println!("the proxy is listening on {address}");
     two_browsers(&address).await?;
     let kinds: Vec<_> = aiuta.requests().iter().map(|request| request.credential().to_string()).collect();
-    println!("what Aiuta got     {}", kinds.join(", "));
+    println!("Aiuta received     {}", kinds.join(", "));
     server.abort();
     if aiuta.operations_started() == 1 { Ok(()) } else { Err("one try-on should have been started".into()) }
 }
 
-/// Alice uploads a photo and tries on a dress; Bob wants to use her photo, and to see her in that dress.
+/// Alice uploads a photo and tries on a dress. Bob tries to use her photo and to see her try-on, and gets a 403.
 async fn two_browsers(address: &str) -> Result<(), Box<dyn Error>> {
     let browser = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let send = async |user: &str, method: &str, path: &str, content_type: &str, body: Vec<u8>| {
@@ -177,12 +183,12 @@ async fn two_browsers(address: &str) -> Result<(), Box<dyn Error>> {
     photo.extend_from_slice(b"\r\n--b--\r\n");
     let image = send("alice", "POST", "/photos", "multipart/form-data; boundary=b", photo).await?;
 
-    let wanted = serde_json::to_vec(&serde_json::json!({"photo": image["id"], "sku": "dress-1"}))?;
-    send("bob", "POST", "/try-ons", "application/json", wanted.clone()).await?;
-    let operation = send("alice", "POST", "/try-ons", "application/json", wanted).await?;
+    let try_on = serde_json::to_vec(&serde_json::json!({"photo": image["id"], "sku": "dress-1"}))?;
+    send("bob", "POST", "/try-ons", "application/json", try_on.clone()).await?;
+    let operation = send("alice", "POST", "/try-ons", "application/json", try_on).await?;
     let id = operation["operation_id"].as_str().ok_or("no operation was started")?;
     send("bob", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
-    let seen = send("alice", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
-    println!("alice's try-on is  {}", seen["status"].as_str().unwrap_or("unknown"));
+    let polled = send("alice", "GET", &format!("/try-ons/{id}"), "", Vec::new()).await?;
+    println!("alice's try-on:    {}", polled["status"].as_str().unwrap_or("unknown"));
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! reqwest with `AiutaAuthMiddleware`: a photo is uploaded and a try-on started, under the Jwt scheme.
+//! reqwest with `AiutaAuthMiddleware`: uploads a photo and starts try-ons, with the Jwt scheme.
 //!
-//! `cargo run --example reqwest_middleware` needs nothing: it starts `FakeAiuta` on loopback.
+//! Run it with `cargo run --example reqwest_middleware`. It needs no account: it starts `FakeAiuta` on loopback.
 
 use reqwest::multipart::{Form, Part};
 use reqwest_middleware::ClientBuilder;
@@ -21,7 +21,7 @@ struct Started {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // With Aiuta: AiutaAuthLayer::jwt("subscription-id", JwtSigner::hs256("issuer", "secret")?)?
+    // For the real API, use AiutaAuthLayer::jwt("subscription-id", JwtSigner::hs256("issuer", "secret")?)?.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await?;
     let layer = AiutaAuthLayer::builder()
@@ -29,7 +29,7 @@ async fn main() -> Result<(), BoxError> {
         .origins([server.origin()])
         .build()?;
 
-    // reqwest follows redirects beneath every middleware, with the API key in its hand: this keeps it at home.
+    // reqwest follows redirects after all middlewares, and sends an API key to other hosts. This policy prevents that.
     let reqwest = reqwest::Client::builder()
         .redirect(same_origin_redirects())
         .no_proxy() // FakeAiuta is on loopback.
@@ -37,27 +37,27 @@ async fn main() -> Result<(), BoxError> {
     let client = ClientBuilder::new(reqwest).with(layer.clone().into_middleware()).build();
     let url = |path: &str| format!("{}/digital-try-on/v1/{path}", server.origin());
 
-    // A stream, which is never buffered. It goes with the subscription id.
+    // The upload is streamed and never buffered. It is authenticated with the subscription id.
     let photo = Part::bytes(&include_bytes!("try_on/photo.png")[..]).file_name("photo.png").mime_str("image/png")?;
     let upload = client.post(url("uploaded_images")).multipart(Form::new().part("image_data", photo));
     let image: Uploaded = upload.send().await?.error_for_status()?.json().await?;
     println!("uploaded   {}", image.id);
 
-    // Its body says what the token has to be made for.
+    // The layer reads the params of the token from the body.
     let order = json!({ "uploaded_image_id": image.id, "sku_id": "dress-1" });
     let start = || client.post(url("sku_images_operations")).json(&order);
     let started: Started = start().send().await?.error_for_status()?.json().await?;
     println!("started    {}", started.operation_id);
 
-    // Aiuta refuses the token from the cache: another is made, and the request sent once more.
+    // Aiuta rejects the cached token. The layer fetches another one and sends the request again.
     aiuta.revoke_tokens();
     let started: Started = start().send().await?.error_for_status()?.json().await?;
-    println!("started    {}, after a revocation", started.operation_id);
+    println!("started    {}, after the token was revoked", started.operation_id);
 
-    // A try-on of nothing is not sent. Errors of the layer downcast.
+    // A try-on without params is not sent. The error can be downcast to `AuthError`.
     match client.post(url("sku_images_operations")).body("{}").send().await {
         Err(reqwest_middleware::Error::Middleware(error)) if error.is::<AuthError>() => println!("not sent   {error}"),
-        other => return Err(format!("it should not have been sent: {other:?}").into()),
+        other => return Err(format!("a try-on without params should not have been sent: {other:?}").into()),
     }
 
     for request in aiuta.requests() {

@@ -1,8 +1,8 @@
-//! A plain `reqwest::Client` as a Tower service beneath the layer: a few lines, and no further crate.
+//! The layer on a plain `reqwest::Client`, with a small adapter from reqwest to Tower.
 //!
-//! `cargo run --example reqwest_tower` needs nothing: it starts `FakeAiuta` on loopback.
+//! Run it with `cargo run --example reqwest_tower`. It needs no account: it starts `FakeAiuta` on loopback.
 //!
-//! The crate `tower-reqwest` has the same adapter, from Rust 1.92 on.
+//! The crate `tower-reqwest` contains the same adapter. It requires Rust 1.92.
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
@@ -13,12 +13,13 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_aiuta_auth::testing::FakeAiuta;
 use tower_aiuta_auth::{AiutaAuthLayer, BoxError, JwtSigner, same_origin_redirects};
 
-/// An upload as a browser sends it.
+/// The body of an upload: a form with one file.
 const UPLOAD: &str =
     "--b\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"p.jpg\"\r\n\r\na photo\r\n--b--\r\n";
 const UPLOAD_TYPE: &str = "multipart/form-data; boundary=b";
 
-/// reqwest in the words of the `http` crate. The feature `reqwest-middleware` makes its body one that the layer can read.
+/// Converts a reqwest client into a Tower service. The feature `reqwest-middleware` implements `RequestBody` for
+/// `reqwest::Body`.
 fn service(
     client: reqwest::Client,
 ) -> impl Service<Request<Body>, Response = Response<Body>, Error = reqwest::Error> + Clone {
@@ -30,7 +31,7 @@ fn service(
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // With Aiuta: AiutaAuthLayer::jwt("subscription-id", JwtSigner::hs256("issuer", "secret")?)?
+    // For the real API, use AiutaAuthLayer::jwt("subscription-id", JwtSigner::hs256("issuer", "secret")?)?.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await?;
     let layer = AiutaAuthLayer::builder()
@@ -38,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
         .origins([server.origin()])
         .build()?;
 
-    // reqwest follows redirects beneath the layer, with the API key in its hand: this keeps it at home.
+    // reqwest follows redirects inside the layer, and sends an API key to other hosts. This policy prevents that.
     let reqwest = reqwest::Client::builder()
         .redirect(same_origin_redirects())
         .no_proxy() // FakeAiuta is on loopback.
@@ -46,14 +47,14 @@ async fn main() -> Result<(), BoxError> {
     let mut client = ServiceBuilder::new().layer(layer).service(service(reqwest));
     let base = format!("{}/digital-try-on/v1", server.origin());
 
-    // Needs the subscription id only, and streams through.
+    // An upload needs only the subscription id. Its body is streamed.
     let upload =
         Request::post(format!("{base}/uploaded_images")).header(CONTENT_TYPE, UPLOAD_TYPE).body(UPLOAD.into())?;
     let response = client.ready().await?.call(upload).await?;
     println!("upload     {}", response.status());
     let image: Value = serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
 
-    // Needs a token, for what its body says.
+    // A try-on needs a token. The layer reads its params from the body.
     let order = json!({ "uploaded_image_id": image["id"], "sku_id": "dress-1" }).to_string();
     let try_on = Request::post(format!("{base}/sku_images_operations"))
         .header(CONTENT_TYPE, "application/json")

@@ -1,12 +1,14 @@
-//! The server-side component as a shop would run it: pages of the shop get tokens for their users' own photos, and not too many.
+//! The server-side component of a shop, with `JwtIssuer`: it issues tokens to the shop's pages.
 //!
-//! `cargo run --example token_server` listens on loopback until it is stopped, and says how to ask it. With `--once` it answers one request and
-//! ends; unless `--listen` says where others will find it, that request is its own. What to look at:
+//! Run it with `cargo run --example token_server`. It listens on loopback until it is stopped, and prints a `curl`
+//! command that requests a token. With `--once` it ends after one request. It sends that request itself, unless
+//! `--listen` is given.
 //!
-//! - the session says who asks, and a token is made for a photo of theirs only: the signer signs what it is given;
-//! - the limit is for each user, behind the check of the session: addresses are shared by many and changed by anyone, and a stranger can
-//!   neither use up somebody's share nor fill the memory;
-//! - CORS is outermost: a browser's preflight has no session, and a page may read a refusal too.
+//! - The session identifies the user. A user gets tokens only for the user's own photos: the signer signs any params,
+//!   so `authorize` must check them.
+//! - The rate limit applies per user, after the check of the session. A limit per address would not work, because users
+//!   share addresses and can change them. Requests without a session neither count against a user nor use memory.
+//! - CORS is the outermost layer, because a preflight has no session, and a page must be able to read an error, too.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,25 +36,25 @@ use tower_aiuta_auth::{
 };
 use tower_http::cors::CorsLayer;
 
-/// Whose pages may ask.
+/// The origin of the pages that may request tokens.
 const SHOP: HeaderValue = HeaderValue::from_static("https://shop.example");
-/// Who is logged in, and whose photo is whose: a session store and a database, in earnest.
+/// The sessions and the owners of the photos. A real server uses a session store and a database.
 const SESSIONS: [(&str, User); 2] = [("alice-is-logged-in", User("alice")), ("bob-is-logged-in", User("bob"))];
 const PHOTOS: [(&str, User); 2] = [("alice-photo-1", User("alice")), ("bob-photo-1", User("bob"))];
 
-/// So many tokens a user gets in this time: enough to try on a wardrobe, and few enough to notice who tries on everything.
+/// Maximum number of tokens per user in one window.
 const TOKENS: u64 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
-/// So many users are counted at once; whoever has to make room for another begins anew.
+/// Maximum number of users whose requests are counted. The count of an evicted user starts again at zero.
 const USERS: usize = 10_000;
 
-/// Hands out Aiuta's tokens, as the server-side component of a shop.
+/// Issues Aiuta's tokens, as the server-side component of a shop.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen [default: a free port on loopback]
+    /// Listen on this address [default: a free port on loopback]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Answer one request and end; without --listen, one of its own
+    /// Exit after one request. Without --listen, the server sends this request itself
     #[arg(long)]
     once: bool,
 }
@@ -65,7 +67,7 @@ fn logged_in(headers: &HeaderMap) -> Option<User> {
     SESSIONS.iter().find(|(known, _)| *known == session).map(|(_, user)| *user)
 }
 
-/// Whether these params belong to the one who asks. Nothing in a request but its session says so.
+/// Allows params only with a photo of the user. Only the session identifies the user.
 async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
     let user = head.extensions.get::<User>().ok_or(IssuerError::unauthorized())?;
     match params.get("uploaded_image_id") {
@@ -76,19 +78,20 @@ async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, Issuer
 
 struct Server {
     issuer: JwtIssuer,
-    /// The issuer behind each user's own limit. What is over the limit is turned away at once: it would only pile up.
+    /// The issuer with a rate limit for each user. Requests over the limit are answered at once instead of being
+    /// queued.
     limited: Cache<User, Arc<Mutex<LoadShed<RateLimit<JwtIssuer>>>>>,
     answered: Notify,
 }
 
-/// `GET` or `POST /aiuta_jwt`
+/// `GET` or `POST /aiuta_jwt`: issues a token to a logged-in user, within the rate limit.
 async fn token(State(server): State<Arc<Server>>, mut request: Request) -> Response {
     let response = match logged_in(request.headers()) {
         Some(user) => {
             request.extensions_mut().insert(user);
             server.for_user(user, request).await
         }
-        None => refusal(StatusCode::UNAUTHORIZED, "log in first").into_response(),
+        None => error(StatusCode::UNAUTHORIZED, "log in first").into_response(),
     };
     server.answered.notify_one();
     response
@@ -99,25 +102,25 @@ impl Server {
         let limited = || ServiceBuilder::new().load_shed().rate_limit(TOKENS, WINDOW).service(self.issuer.clone());
         let Ok(limited) =
             self.limited.get_or_insert_with(&user, || Ok::<_, Infallible>(Arc::new(Mutex::new(limited()))));
-        let answer = {
+        let response = {
             let mut limited = limited.lock().unwrap_or_else(PoisonError::into_inner);
-            // LoadShed is always ready: this is where it looks whether the limit is.
+            // `LoadShed` is always ready. This call lets it check the rate limit.
             let _ = ServiceExt::<Request>::ready(&mut *limited).now_or_never();
             limited.call(request)
         };
-        match answer.await {
+        match response.await {
             Ok(response) => response.map(Body::new),
-            // The issuer never fails: it was the limit.
+            // The issuer never returns an error, so the limit is reached.
             Err(_) => {
                 let seconds = HeaderValue::from(WINDOW.as_secs());
-                ([(RETRY_AFTER, seconds)], refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests")).into_response()
+                ([(RETRY_AFTER, seconds)], error(StatusCode::TOO_MANY_REQUESTS, "too many requests")).into_response()
             }
         }
     }
 }
 
-/// In the words of the issuer's own refusals.
-fn refusal(status: StatusCode, error: &str) -> impl IntoResponse {
+/// Builds an error response with the same shape as those of `JwtIssuer`.
+fn error(status: StatusCode, error: &str) -> impl IntoResponse {
     (status, [(CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "error": error })))
 }
 
@@ -133,14 +136,14 @@ fn router(server: Arc<Server>) -> Router {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let args = Args::parse();
-    // In earnest, both from where secrets are kept.
+    // A real server reads both from its secret store.
     let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET)?;
     let issuer = JwtIssuer::new(signer, authorize);
     let server = Arc::new(Server { issuer, limited: Cache::new(USERS), answered: Notify::new() });
 
     let listener = TcpListener::bind(args.listen.unwrap_or((Ipv4Addr::LOCALHOST, 0).into())).await?;
     let url = format!("http://{}/aiuta_jwt", listener.local_addr()?);
-    println!("listens at {url}");
+    println!("listening on {url}");
     let asks_itself = args.once && args.listen.is_none();
     if !asks_itself {
         println!("try: curl -H 'authorization: Bearer alice-is-logged-in' '{url}?uploaded_image_id=alice-photo-1'");
@@ -155,13 +158,13 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What another server of the shop does that calls Aiuta for Alice, and may not have the secret.
+/// Requests a token as another server of the shop does, which calls Aiuta for Alice but does not have the secret.
 async fn ask(url: &str) -> Result<(), BoxError> {
     let http = Client::builder(TokioExecutor::new()).build_http();
-    let issuer = RemoteTokenSource::new(url, http)?.header("authorization", "Bearer alice-is-logged-in")?;
-    let layer = AiutaAuthLayer::jwt(FakeAiuta::SUBSCRIPTION_ID, issuer)?;
+    let source = RemoteTokenSource::new(url, http)?.header("authorization", "Bearer alice-is-logged-in")?;
+    let layer = AiutaAuthLayer::jwt(FakeAiuta::SUBSCRIPTION_ID, source)?;
     let params = AuthParams::new().with("uploaded_image_id", "alice-photo-1").with("sku_id", "dress-1");
-    let token = layer.token_cache().ok_or("the Jwt scheme has tokens")?.get(&params).await?;
+    let token = layer.token_cache().ok_or("a layer with JWTs has a token cache")?.get(&params).await?;
     println!("alice got a token for her photo, {} bytes long", token.expose().len());
     Ok(())
 }

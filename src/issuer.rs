@@ -1,10 +1,10 @@
-//! [`JwtIssuer`]: the server-side component, which hands out tokens to those who may have them.
+//! [`JwtIssuer`]: the server-side component that issues tokens to clients.
 //!
-//! It stands at the other end of [`RemoteTokenSource`](crate::RemoteTokenSource) and of the official SDKs' `getJwt`:
+//! It answers the requests of [`RemoteTokenSource`](crate::RemoteTokenSource) and of the official SDKs' `getJwt`:
 //!
 //! ```text
-//! request ─▶ read strictly ─▶ authorize (the integrator's) ─▶ signer ─▶ {"type":"jwt","token":"…"}
-//!                  └──────────────────┴─────────────────────────┴────▶ IssuerError
+//! request ─▶ params, strictly validated ─▶ authorize (your function) ─▶ signer ─▶ {"type":"jwt","token":"…"}
+//!                         └───────────────────────────┴───────────────────┴────▶ IssuerError
 //! ```
 
 mod query;
@@ -34,22 +34,24 @@ use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, check_fields, json};
 use crate::request::body::{ReadError, read_limited};
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
-/// The longest body that is read, in bytes. Params may have 4 KiB.
+/// Maximum size of a body in bytes. Params are limited to 4 KiB, and JSON may add whitespace and escapes.
 const MAX_BODY: usize = 16 * 1024;
 
-/// The server-side component that Aiuta asks integrators to write: a Tower service that answers with tokens, and mounts in axum or
-/// hyper at whatever path.
+/// A Tower service that issues tokens: the server-side component that Aiuta asks integrators to write.
 ///
-/// It is what an app's or a browser's `getJwt` asks, and what [`RemoteTokenSource`](crate::RemoteTokenSource) asks. Who may have which token is
-/// the one thing that it can't know: `authorize` decides. It gets the request's head (with the session that your own middleware
-/// has put into its extensions, say) and the params, and answers with the params to be signed, or a [`IssuerError`].
+/// Mount it at any path in axum or hyper. Its clients are the official SDKs in apps and browsers, through their
+/// `getJwt`, and servers that use [`RemoteTokenSource`](crate::RemoteTokenSource).
+///
+/// You decide who may have which token, with the function `authorize`. It receives the head of the request and the
+/// params. The head's extensions contain what your middleware put there, for example the user of the session.
+/// `authorize` returns the params to sign, or an [`IssuerError`].
 ///
 /// ```
 /// use http::request::Parts;
-/// use tower_aiuta_auth::{AuthParams, JwtIssuer, JwtSigner, IssuerError};
+/// use tower_aiuta_auth::{AuthParams, IssuerError, JwtIssuer, JwtSigner};
 ///
 /// #[derive(Clone)]
-/// struct User(String); // put into the extensions by the middleware that checks the session
+/// struct User(String); // inserted into the extensions by the middleware that checks the session
 /// # impl User { async fn owns(&self, _: &str) -> std::io::Result<bool> { Ok(true) } }
 ///
 /// async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
@@ -69,27 +71,46 @@ const MAX_BODY: usize = 16 * 1024;
 /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
 /// ```
 ///
-/// # Requests and answers
+/// # Requests and responses
 ///
-/// - `GET` with the params in the query, whose values are strings; or `POST` with a JSON object, whose values keep their types, and whose nulls
-///   count as left out.
-/// - The answer is `{"type":"jwt","token":"…"}`, as documented, but `application/json` and `Cache-Control: no-store`.
-/// - Everything else is refused, and `authorize` is not asked: there is no way to have something signed that it has not seen.
+/// A client sends one of:
 ///
-/// | status | for |
+/// - `GET` with the params in the query. All values are strings.
+/// - `POST` with the params in a JSON object. The values keep their types. A field that is `null` counts as missing.
+///
+/// A success is answered with the documented object `{"type":"jwt","token":"…"}`, with the headers
+/// `Content-Type: application/json` and `Cache-Control: no-store`.
+///
+/// An error is answered with `{"error":"…"}`. The text contains neither data of the request nor details of a failure of
+/// the signer.
+///
+/// | status | cause |
 /// |---|---|
-/// | 400 | broken JSON, or no object; a param twice; one that is not among the [`fields`](Self::fields), such as `exp`; a value that is neither string, boolean, integer nor list of strings; no params at all, since a token for none is good for everything; over 4 KiB of them; a `POST` with a query, or a `GET` with a body |
-/// | 401, 403, 429, 503 | what `authorize` says; 403 and 503 also if the signer [denies](crate::TokenError::denied) the token, or fails [for now](crate::TokenError::transient) |
-/// | 405 | other methods |
-/// | 413 | bodies over 16 KiB |
-/// | 415 | a `POST` that is not `application/json`: no other page's form can send one |
-/// | 500 | the signer fails for good |
+/// | 400 | The params are invalid; see below. |
+/// | 401, 403, 429, 503 | `authorize` returned this error. |
+/// | 403 | The signer [denied](crate::TokenError::denied) the token. |
+/// | 405 | The method is neither `GET` nor `POST`. |
+/// | 413 | The body is larger than 16 KiB. |
+/// | 415 | The content type of a `POST` is not `application/json`, which HTML forms of other pages can't send. |
+/// | 500 | The signer failed permanently. |
+/// | 503 | The signer failed [temporarily](crate::TokenError::transient). |
 ///
-/// A refusal is `{"error":"…"}`. It never says more of the signer's failure, and repeats nothing of the request.
+/// Invalid params are:
 ///
-/// # What it leaves to you
+/// - a body that is not a JSON object;
+/// - a param that occurs twice;
+/// - a param that is not one of the [`fields`](Self::fields), such as `exp`;
+/// - a value that is neither a string, a boolean, an integer nor a list of strings;
+/// - no params at all, because a token without params is valid for any request;
+/// - more than 4 KiB of params;
+/// - a `POST` with a query, or a `GET` with a body.
 ///
-/// How users log in, limits of time and rate, and access from web pages of another origin: layers of yours. For the last, tower-http's `CorsLayer`:
+/// `authorize` is called only with valid params, and nothing is signed without it.
+///
+/// # Your own layers
+///
+/// Add your own layers for logins, timeouts and rate limits. For web pages of another origin, add tower-http's
+/// `CorsLayer`:
 ///
 /// ```
 /// use http::{HeaderValue, Method, Request, header};
@@ -131,10 +152,10 @@ type Authorize = Arc<dyn Fn(Parts, AuthParams) -> Authorized + Send + Sync>;
 type Authorized = Pin<Box<dyn Future<Output = Result<AuthParams, IssuerError>> + Send>>;
 
 impl JwtIssuer {
-    /// Tokens from `signer`, a [`JwtSigner`](crate::JwtSigner) as a rule, for the params that `authorize` answers with.
+    /// Creates an issuer of tokens from `signer`, usually a [`JwtSigner`](crate::JwtSigner).
     ///
-    /// They are signed as they are: params that `authorize` adds are added, and no params at all are a token that is good for
-    /// everything.
+    /// Exactly the params that `authorize` returns are signed, so that it can add params and remove them. If it returns
+    /// empty params, the token is valid for any request.
     pub fn new<F, Fut>(signer: impl TokenSource, authorize: F) -> Self
     where
         F: Fn(Parts, AuthParams) -> Fut + Send + Sync + 'static,
@@ -148,19 +169,21 @@ impl JwtIssuer {
         }
     }
 
-    /// An issuer for demos and tests, which gives a token to whoever asks.
+    /// Creates an issuer that issues a token for any params to any client. Use it only for demos and tests.
     ///
-    /// Dangerous: everyone who finds it can start try-ons at your cost, on the images of all your users.
+    /// This is dangerous: anyone who can reach the issuer can start try-ons at your cost, with the images of all your
+    /// users.
     pub fn danger_allow_all(signer: impl TokenSource) -> Self {
         Self::new(signer, |_, params| async { Ok(params) })
     }
 
-    /// The params that may be asked for; a request with another one is refused. Default: `uploaded_image_id`, `sku_id`, `sku_ids`,
-    /// `sku_catalog_name`, `product_id`.
+    /// Sets the names of the params that a client may request. A request with any other param is answered with 400.
+    /// Defaults to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name` and `product_id`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if there is none, or one is empty or named like a registered claim (`iss`, `exp`, …).
+    /// Returns a [`ConfigError`] if there are no names, if one is empty, or if one is a registered claim such as `iss`
+    /// or `exp`.
     pub fn fields<I>(self, fields: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -171,7 +194,7 @@ impl JwtIssuer {
         Ok(Self { fields: fields.into(), ..self })
     }
 
-    /// The clock by which tokens are made. Default: [`SystemClock`].
+    /// Sets the clock that provides the time for new tokens. Defaults to [`SystemClock`].
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
@@ -182,10 +205,10 @@ impl JwtIssuer {
         let params = self.params(&head, body).await?;
         let params = (self.authorize)(head, params).await?;
         let request = TokenRequest::new(params, self.clock.now());
-        self.signer.token(request).await.map_err(|error| IssuerError::of_signer(&error))
+        self.signer.token(request).await.map_err(|error| IssuerError::from_token_error(&error))
     }
 
-    /// What is asked for.
+    /// Reads and validates the requested params.
     async fn params<B: Body>(&self, head: &Parts, body: B) -> Result<AuthParams, IssuerError> {
         let in_query = match head.method {
             Method::GET => true,
@@ -197,33 +220,36 @@ impl JwtIssuer {
         }
         let body = read_limited(body, MAX_BODY).await.map_err(|error| match error {
             ReadError::TooLarge => IssuerError::too_large(),
-            ReadError::Failed(_) => IssuerError::bad_request("the body ended too early"),
+            ReadError::Failed(_) => IssuerError::bad_request("the body ended before it was complete"),
         })?;
         let query = head.uri.query().unwrap_or_default();
-        // Never is one of both ignored: whoever sent it would take it for signed.
+        // Ignoring the query or the body would let a client believe that its params were signed.
         let params = if in_query {
             if !body.is_empty() {
-                return Err(IssuerError::bad_request("a GET has its params in the query, and no body"));
+                return Err(IssuerError::bad_request("a GET must have its params in the query and no body"));
             }
             query::read(query, &self.fields)
         } else {
             if !query.is_empty() {
-                return Err(IssuerError::bad_request("a POST has its params in the body, and no query"));
+                return Err(IssuerError::bad_request("a POST must have its params in the body and no query"));
             }
             json::read_all(&body, &self.fields)
         };
-        let params = params.map_err(|problem| IssuerError::of_params(problem, in_query, &self.fields))?;
+        let params = params.map_err(|error| IssuerError::invalid_params(error, in_query, &self.fields))?;
         if params.is_empty() {
-            return Err(IssuerError::bad_request("no params: a token for none would be good for everything"));
+            return Err(IssuerError::bad_request(
+                "no params are given: a token without params would be valid for any request",
+            ));
         }
         if params.check_size().is_err() {
-            return Err(IssuerError::bad_request("the params are over 4 KiB, more than a token can carry"));
+            return Err(IssuerError::bad_request("the params are larger than 4 KiB"));
         }
         Ok(params)
     }
 }
 
-/// Whether there is one content type, and it is JSON's. None at all will not do: a web page of any origin can send that unasked.
+/// Returns whether there is exactly one content type and it is JSON. It must not be missing: browsers let any web page
+/// send a request without a content type to another origin, without a preflight.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(only), None) = (types.next(), types.next()) else { return false };
@@ -245,14 +271,14 @@ impl<B: Body + Send + 'static> Service<Request<B>> for JwtIssuer {
         Box::pin(async move {
             Ok(match issuer.issue(request).await {
                 Ok(token) => token_response(&token),
-                Err(refusal) => refusal.into_response(),
+                Err(error) => error.into_response(),
             })
         })
     }
 }
 
 fn token_response(token: &Jwt) -> Response<Full<Bytes>> {
-    // base64url and dots: nothing that JSON would escape. Wiped once it is sent.
+    // A token consists of base64url and dots, so JSON needs no escapes. `Zeroizing` wipes it after it is sent.
     let parts = [r#"{"type":"jwt","token":""#, token.expose(), r#""}"#];
     json_response(StatusCode::OK, Bytes::from_owner(Zeroizing::new(parts.concat().into_bytes())))
 }

@@ -1,6 +1,8 @@
-//! [`AiutaAuthMiddleware`]: the layer for clients made with `reqwest-middleware`, and [`same_origin_redirects`] for the reqwest below.
+//! [`AiutaAuthMiddleware`]: the layer as a middleware for `reqwest-middleware`, and [`same_origin_redirects`] for
+//! reqwest.
 //!
-//! No rule is kept here: what comes after this middleware is dressed up as a service, and [`AiutaAuth`](crate::AiutaAuth) is put on it.
+//! The middleware wraps the rest of the chain, the following middlewares and the reqwest client, in a Tower service. It
+//! then sends the request through [`AiutaAuth`](crate::AiutaAuth), which applies all rules.
 
 mod next_service;
 mod redirects;
@@ -22,11 +24,11 @@ use crate::layer::AiutaAuthLayer;
 use crate::params::AuthParams;
 use crate::request::access::{Access, NoReplay};
 
-/// Adds Aiuta's credentials to the requests of a client made with [`reqwest_middleware`]; made by
+/// A middleware that authenticates the requests of a [`reqwest_middleware`] client. Created by
 /// [`AiutaAuthLayer::into_middleware`].
 ///
-/// It runs [`AiutaAuth`](crate::AiutaAuth) on what comes after it, so that it keeps the same rules. Clones share the cache of tokens, with each
-/// other and with the layer that they were made of.
+/// It follows the same rules as [`AiutaAuth`](crate::AiutaAuth), which it uses internally. Clones share one token cache
+/// with each other and with the original layer.
 ///
 /// ```
 /// use reqwest_middleware::ClientBuilder;
@@ -40,12 +42,13 @@ use crate::request::access::{Access, NoReplay};
 /// # let (origin, issuer, secret, id) = (server.origin(), aiuta.issuer(), aiuta.secret(), aiuta.subscription_id());
 /// let layer = AiutaAuthLayer::builder().jwt(id, JwtSigner::hs256(issuer, secret)?).origins([origin]).build()?;
 /// let reqwest = reqwest::Client::builder()
-/// #   .no_proxy() // to a stand-in on loopback
+/// #   .no_proxy() // FakeAiuta is on loopback.
 ///     .redirect(same_origin_redirects())
 ///     .build()?;
 /// let client = ClientBuilder::new(reqwest).with(layer.into_middleware()).build();
 ///
-/// // The body would be read for its params, as with the layer; this is how to name them instead. Also `Access` and `NoReplay` go here.
+/// // `AuthParams`, `Access` and `NoReplay` are passed as extensions. Without `AuthParams`, the layer reads the params
+/// // from the body.
 /// let response = client
 ///     .post(format!("{origin}/digital-try-on/v1/sku_images_operations"))
 ///     .with_extension(AuthParams::new().with("uploaded_image_id", "user_image-06f5948c"))
@@ -59,12 +62,13 @@ use crate::request::access::{Access, NoReplay};
 ///
 /// # Redirects
 ///
-/// reqwest follows redirects by itself, beneath every middleware, and takes `x-api-key` and `x-user-id` along to other hosts. Build its client with
-/// [`same_origin_redirects`].
+/// reqwest follows redirects internally, after all middlewares, and sends `x-api-key` and `x-user-id` to other hosts.
+/// Build its client with [`same_origin_redirects`] to prevent that.
 ///
 /// # Errors
 ///
-/// An error from below comes back as it is. An [`AuthError`] comes as [`Error::Middleware`]; nothing was sent then:
+/// Errors of other middlewares and of reqwest are returned unchanged. An [`AuthError`] is returned inside
+/// [`Error::Middleware`]. It means that the request was not sent:
 ///
 /// ```
 /// use tower_aiuta_auth::AuthError;
@@ -75,28 +79,29 @@ use crate::request::access::{Access, NoReplay};
 ///         reqwest_middleware::Error::Reqwest(_) => None,
 ///     }
 /// }
-/// # assert!(auth_error(&reqwest_middleware::Error::middleware(std::io::Error::other("another's"))).is_none());
+/// # assert!(auth_error(&reqwest_middleware::Error::middleware(std::io::Error::other("another error"))).is_none());
 /// ```
 ///
-/// A middleware outside may wrap it once more: `reqwest-retry` puts it into its `RetryError`.
+/// A middleware outside may wrap the error again. For example, `reqwest-retry` puts it into a `RetryError`.
 ///
-/// # What the user takes care of
+/// # Take care of
 ///
-/// - **Retries.** Outside of this middleware (`.with(retry).with(auth)`) every attempt is authenticated anew; inside it every attempt carries the
-///   same token. Either way `reqwest-retry` repeats whatever was answered with 5xx or 429: a client that starts try-ons with it may pay for one
-///   twice, and it fails every request with a streaming body.
-/// - **Default headers** of the reqwest client are added beneath every middleware: a credential does not belong there.
-/// - **Timeouts** of reqwest, a request's own and the client's, begin when it is sent: the wait for a token has
-///   [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout).
+/// - **Retries.** Add a retry middleware before this one (`.with(retry).with(auth)`), so that each attempt is
+///   authenticated again. In the other order, all attempts carry the same token. In both orders, `reqwest-retry`
+///   retries every request that is answered with 5xx or 429, so that a try-on may be started, and charged, twice. It
+///   also fails every request with a streaming body.
+/// - **Default headers.** The reqwest client adds them after all middlewares. Never put a credential there.
+/// - **Timeouts.** The timeouts of a request and of the reqwest client start when the request is sent. They do not
+///   include the wait for a token, which [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) limits.
 #[derive(Clone, Debug)]
 pub struct AiutaAuthMiddleware {
     layer: AiutaAuthLayer,
 }
 
 impl AiutaAuthLayer {
-    /// This layer for [`reqwest_middleware::ClientBuilder::with`].
+    /// Converts the layer into a middleware for [`reqwest_middleware::ClientBuilder::with`].
     ///
-    /// Keep a clone of the layer to get at its [`tokens`](Self::tokens) later.
+    /// To use the [`token_cache`](Self::token_cache) later, keep a clone of the layer.
     ///
     /// ```
     /// use tower_aiuta_auth::{AiutaAuthLayer, same_origin_redirects};
@@ -118,7 +123,7 @@ impl AiutaAuthLayer {
 #[async_trait::async_trait]
 impl Middleware for AiutaAuthMiddleware {
     async fn handle(&self, request: Request, extensions: &mut Extensions, next: Next<'_>) -> Result<Response> {
-        // A URL that HTTP has no words for goes to no trusted origin; what comes next may know what to do with it.
+        // `http::Uri` can't represent every URL. Such a URL has no trusted origin, so the request passes unchanged.
         if Uri::try_from(request.url().as_str()).is_err() {
             return next.run(request, extensions).await;
         }
@@ -135,7 +140,7 @@ impl Middleware for AiutaAuthMiddleware {
     }
 }
 
-/// A middleware's extensions are not the request's: the layer looks into the latter.
+/// Copies the extensions that the layer uses. A middleware has its own extensions, apart from those of the request.
 fn copy_layer_extensions(from: &Extensions, to: &mut Extensions) {
     fn copy<T: Clone + Send + Sync + 'static>(from: &Extensions, to: &mut Extensions) {
         if let Some(value) = from.get::<T>() {
@@ -147,7 +152,7 @@ fn copy_layer_extensions(from: &Extensions, to: &mut Extensions) {
     copy::<NoReplay>(from, to);
 }
 
-/// An error from below as it was, one of ours so that it downcasts.
+/// Unboxes an error. An inner error is returned unchanged, and an [`AuthError`] can be downcast.
 fn into_error(error: BoxError) -> Error {
     let error = match error.downcast::<Error>() {
         Ok(error) => return *error,
@@ -155,7 +160,7 @@ fn into_error(error: BoxError) -> Error {
     };
     match error.downcast::<AuthError>() {
         Ok(error) => Error::middleware(*error),
-        // There is no third kind; should there ever be one, it is not lost.
+        // `AiutaAuth` returns no other errors. If it ever does, the cause is kept.
         Err(error) => Error::middleware(io::Error::other(error)),
     }
 }

@@ -1,4 +1,5 @@
-//! [`AiutaRetryPolicy`]: which of Aiuta's calls may be repeated, and when. It stands outside the layer, in tower's `Retry`.
+//! [`AiutaRetryPolicy`]: decides whether and when a request is retried. It is used in tower's `Retry`, outside the
+//! layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,26 +18,33 @@ use crate::request::access::uploads_image;
 use crate::request::body::{RequestBody, copy_head};
 use crate::request::headers::retry_after;
 
-/// How much of a wait is left to chance, at most, on top of it.
+/// Maximum jitter, as a fraction of the wait that it is added to.
 const JITTER: f64 = 0.5;
 
-/// A policy for [tower's `Retry`](tower::retry::Retry) that knows which calls cost money.
+/// A policy for [tower's `Retry`](tower::retry::Retry) that avoids paying for a try-on twice.
 ///
-/// | call | extra attempts | after |
+/// The number of retries depends on the request:
+///
+/// | request | retries | retried after |
 /// |---|---|---|
-/// | reads and polls, and everything else that is idempotent (RFC 9110 §9.2.2) | 2 | 408, 429, 5xx, an error of the client |
-/// | uploads | 2 | the same: a second copy costs nothing but space |
-/// | everything else: what starts an operation | 0 | if [settable](Self::start_retries) at all, an error of the client |
+/// | reads, polls, others that are idempotent (RFC 9110 §9.2.2) | [2](Self::read_retries) | 408, 429, 5xx or an error |
+/// | uploads | [2](Self::upload_retries) | 408, 429, 5xx or an error |
+/// | all others, which start an operation | [0](Self::start_retries) | an error only |
 ///
-/// These are the numbers that Aiuta documents for its SDKs. Starting an operation has no idempotency key, so that a repetition may cost twice.
+/// Aiuta documents these numbers of retries for its SDKs. The API has no idempotency key for starting an operation, so
+/// a retry may start, and cost, a second operation. The retry of an upload may store the image again, which costs
+/// nothing.
 ///
-/// - `Retry-After` is obeyed; if it asks for more than [`max_retry_after`](Self::max_retry_after), the answer is returned. Without it the wait
-///   doubles from one attempt to the next, with jitter.
-/// - An [`AuthError`] is worth another attempt if it [is transient](AuthError::is_transient).
-/// - A [budget](Self::budget), shared by all clones, keeps retries from adding to an outage.
-/// - A body that can't be [cloned](RequestBody::try_clone) is sent once, unchanged.
+/// - If a response has `Retry-After`, the policy waits for that time. If the time is longer than
+///   [`max_retry_after`](Self::max_retry_after), it returns the response instead. Without `Retry-After` it uses
+///   exponential [backoff](Self::backoff) with jitter.
+/// - An [`AuthError`] is retried only if it [is transient](AuthError::is_transient), after its
+///   [`retry_after`](AuthError::retry_after) if it has one. Any other error of the client is retried.
+/// - A [budget](Self::budget), shared by all clones, limits the load that retries add during an outage.
+/// - A request whose body can't be [cloned](RequestBody::try_clone) is sent once.
 ///
-/// Put it outside the layer, so that each attempt is authenticated anew, and outside of a timeout for one attempt. Needs tokio's timers.
+/// Put the policy outside the layer, so that each attempt is authenticated again, and outside the timeout of a single
+/// attempt. It requires a tokio runtime with timers enabled.
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,7 +52,8 @@ const JITTER: f64 = 0.5;
 /// use tower_aiuta_auth::{AiutaAuthLayer, AiutaRetryPolicy};
 /// # use http::{Request, Response};
 /// # type Body = http_body_util::Full<bytes::Bytes>;
-/// # let http_client = tower::service_fn(|_: Request<Body>| async { Ok::<_, tower_aiuta_auth::BoxError>(Response::new(())) });
+/// # use tower_aiuta_auth::BoxError;
+/// # let http_client = tower::service_fn(|_: Request<Body>| async { Ok::<_, BoxError>(Response::new(())) });
 ///
 /// let retry = AiutaRetryPolicy::new().read_retries(5).backoff(Duration::from_millis(200), Duration::from_secs(5))?;
 /// let client = ServiceBuilder::new()
@@ -65,14 +74,14 @@ pub struct AiutaRetryPolicy {
     max_backoff: Duration,
     max_retry_after: Duration,
     budget: Arc<dyn Budget + Send + Sync>,
-    /// Of one request: tower clones the policy for each.
+    /// Retries of the current request. Tower clones the policy for each request.
     retries: u32,
     backoff: Option<ExponentialBackoff>,
 }
 
 impl AiutaRetryPolicy {
-    /// The defaults: two extra attempts for reads and uploads, none for what starts an operation; waits from 1 s to 8 s; a `Retry-After` of up to
-    /// 30 s; tower's default budget.
+    /// Creates a policy with the defaults: two retries for reads and uploads, none for requests that start an
+    /// operation, waits from 1 s to 8 s, a `Retry-After` of up to 30 s, and tower's default budget.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -88,69 +97,70 @@ impl AiutaRetryPolicy {
         }
     }
 
-    /// Extra attempts for reads, polls and other idempotent requests. Default: 2.
+    /// Sets the maximum number of retries for reads, polls and other idempotent requests. Defaults to 2.
     #[must_use]
     pub fn read_retries(self, extra_attempts: u32) -> Self {
         Self { read_retries: extra_attempts, ..self }
     }
 
-    /// Extra attempts for uploads. Default: 2.
+    /// Sets the maximum number of retries for uploads. Defaults to 2.
     #[must_use]
     pub fn upload_retries(self, extra_attempts: u32) -> Self {
         Self { upload_retries: extra_attempts, ..self }
     }
 
-    /// Extra attempts for what starts an operation, after an error of the client; never after an answer. Default: 0.
+    /// Sets the maximum number of retries for requests that start an operation. Defaults to 0.
     ///
-    /// Each may start, and cost, another operation: a connection that was lost does not tell whether the request had arrived.
+    /// Such a request is retried only after an error, never after a response. Each retry may start, and cost, another
+    /// operation: if a connection is lost, the client can't know whether the request had arrived.
     #[must_use]
     pub fn start_retries(self, extra_attempts: u32) -> Self {
         Self { start_retries: extra_attempts, ..self }
     }
 
-    /// The first wait, and the longest. Each is twice the last, and up to half as long again by chance. Default: 1 s and 8 s.
+    /// Sets the first and the longest wait before a retry. Defaults to 1 s and 8 s.
+    ///
+    /// Each wait is twice as long as the previous one, up to `max`. Random jitter of up to half the wait is added.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the longest is zero or shorter than the first.
+    /// Returns a [`ConfigError`] if `max` is zero or shorter than `min`.
     pub fn backoff(self, min: Duration, max: Duration) -> Result<Self, ConfigError> {
         if max.is_zero() || min > max {
-            return Err(ConfigError::new(
-                "backoff",
-                "the longest wait must be over zero, and not shorter than the first",
-            ));
+            return Err(ConfigError::new("backoff", "`max` must be greater than zero and not shorter than `min`"));
         }
         Ok(Self { min_backoff: min, max_backoff: max, ..self })
     }
 
-    /// The longest `Retry-After` that is waited for. Default: 30 s.
+    /// Sets the longest `Retry-After` that the policy waits for. Defaults to 30 s.
     #[must_use]
     pub fn max_retry_after(self, max: Duration) -> Self {
         Self { max_retry_after: max, ..self }
     }
 
-    /// What limits the share of retries, for all clones together. Default: [`TpsBudget::default`].
+    /// Sets the budget that limits retries, shared by all clones. Defaults to [`TpsBudget::default`].
     #[must_use]
     pub fn budget(self, budget: impl Budget + Send + Sync + 'static) -> Self {
         Self { budget: Arc::new(budget), ..self }
     }
 
-    fn extra_attempts(&self, call: Call) -> u32 {
-        match call {
-            Call::Idempotent => self.read_retries,
-            Call::Upload => self.upload_retries,
-            Call::Start => self.start_retries,
+    fn max_retries(&self, operation: Operation) -> u32 {
+        match operation {
+            Operation::Idempotent => self.read_retries,
+            Operation::Upload => self.upload_retries,
+            Operation::Start => self.start_retries,
         }
     }
 
-    /// The wait before the next attempt, if there is to be one.
-    fn wait(&mut self, wanted: Wanted) -> Option<Sleep> {
-        match wanted {
-            Wanted::In(delay) => (delay <= self.max_retry_after).then(|| sleep(delay)),
-            Wanted::Backoff => {
+    /// Returns the wait before the next attempt, or `None` if it would be too long.
+    fn wait(&mut self, delay: Delay) -> Option<Sleep> {
+        match delay {
+            Delay::RetryAfter(delay) => (delay <= self.max_retry_after).then(|| sleep(delay)),
+            Delay::Backoff => {
                 if self.backoff.is_none() {
-                    // A generator of its own for each request: clones of one would all wait for the same time. And no whole number of
-                    // seconds: tower's jitter rounds its share of them down to whole seconds, which for a few is none.
+                    // Each request has its own random generator, because clones of one would produce the same waits.
+                    // The first wait must not be a whole number of seconds: for those, tower rounds the jitter down to
+                    // whole seconds, which is often zero.
                     let rng = HasherRng::new();
                     let min = self.min_backoff.saturating_sub(Duration::from_millis(1));
                     let maker = ExponentialBackoffMaker::new(min, self.max_backoff, JITTER, rng);
@@ -172,15 +182,15 @@ impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry
     type Future = Sleep;
 
     fn retry(&mut self, request: &mut Request<B>, result: &mut Result<Response<R>, BoxError>) -> Option<Sleep> {
-        let call = Call::of(request.method(), request.uri());
-        let Some(wanted) = another_attempt(call, result) else {
+        let operation = Operation::of(request.method(), request.uri());
+        let Some(delay) = retry_delay(operation, result) else {
             self.budget.deposit();
             return None;
         };
-        if self.retries >= self.extra_attempts(call) {
+        if self.retries >= self.max_retries(operation) {
             return None;
         }
-        let wait = self.wait(wanted)?;
+        let wait = self.wait(delay)?;
         if !self.budget.withdraw() {
             return None;
         }
@@ -193,18 +203,18 @@ impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry
     }
 }
 
-/// What a repetition of a call may do.
+/// The kind of a request, by the effect of sending it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    /// Nothing that the first did not.
+enum Operation {
+    /// No effect.
     Idempotent,
-    /// Store an image twice.
+    /// The image may be stored twice.
     Upload,
-    /// Cost twice.
+    /// A second operation may be started and charged.
     Start,
 }
 
-impl Call {
+impl Operation {
     fn of(method: &Method, uri: &Uri) -> Self {
         if method.is_idempotent() {
             Self::Idempotent
@@ -216,31 +226,32 @@ impl Call {
     }
 }
 
-/// When another attempt may be made.
-enum Wanted {
+/// The time to wait before a retry.
+enum Delay {
     Backoff,
-    In(Duration),
+    /// Requested by the server or the token source.
+    RetryAfter(Duration),
 }
 
-impl From<Option<Duration>> for Wanted {
+impl From<Option<Duration>> for Delay {
     fn from(delay: Option<Duration>) -> Self {
-        delay.map_or(Self::Backoff, Self::In)
+        delay.map_or(Self::Backoff, Self::RetryAfter)
     }
 }
 
-/// Whether this result is worth another attempt, as far as the call allows for one.
-fn another_attempt<R>(call: Call, result: &Result<Response<R>, BoxError>) -> Option<Wanted> {
+/// Returns the wait before a retry, or `None` if this result is not retried. Does not check the number of retries.
+fn retry_delay<R>(operation: Operation, result: &Result<Response<R>, BoxError>) -> Option<Delay> {
     match result {
-        Ok(_) if call == Call::Start => None,
+        Ok(_) if operation == Operation::Start => None,
         Ok(response) => {
             let status = response.status();
-            let again = status.is_server_error()
+            let retryable = status.is_server_error()
                 || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-            again.then(|| retry_after(response.headers(), SystemClock.now()).into())
+            retryable.then(|| retry_after(response.headers(), SystemClock.now()).into())
         }
         Err(error) => match error.downcast_ref::<AuthError>() {
             Some(error) => error.is_transient().then(|| error.retry_after().into()),
-            None => Some(Wanted::Backoff),
+            None => Some(Delay::Backoff),
         },
     }
 }

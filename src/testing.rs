@@ -1,40 +1,41 @@
-//! Stand-ins for tests: [`FakeAiuta`], which behaves as Aiuta's API does, and [`ManualClock`], a clock set by hand.
+//! Tools for tests: [`FakeAiuta`], a fake of Aiuta's API, and [`ManualClock`], a clock that is set by hand.
 //!
-//! They stand at the far end of a request's path: where an HTTP client would reach Aiuta, it reaches [`FakeAiuta`].
-//! It checks credentials strictly, keeps what it is sent, can be told to fail, and remembers every request, so that a
-//! test looks at what left the client and not at how the client is built.
+//! [`FakeAiuta`] stands at the far end of a request's path, in the place of Aiuta's servers. It checks credentials
+//! strictly, stores uploaded images, can be told to fail, and records every request. A test can therefore check the
+//! requests that a client really sends.
 //!
-//! # What is checked, and by whose word
+//! # What is checked
 //!
-//! - Which credential is good for which request: the table of what the official SDKs send, put together from their
-//!   sources. `x-api-key` and a Bearer token are good for every operation, as Aiuta's OpenAPI files say.
-//!   `x-user-id` is good where the SDKs send it, and nowhere else.
-//! - Tokens are verified as PyJWT does, the library in Aiuta's documented example, with no leeway.
-//! - Shapes of requests and answers: Aiuta's OpenAPI files. Operations that they do not describe (the subscription's
-//!   details, size and fit, analytics) answer `{}`.
+//! - **Which credential each operation accepts.** The table lists what the official SDKs send, according to their
+//!   source code. `x-api-key` and a Bearer token are accepted for every operation, as in Aiuta's OpenAPI files.
+//!   `x-user-id` is accepted only where the SDKs send it.
+//! - **Tokens.** They are verified as by PyJWT, the library in Aiuta's documented example, without leeway.
+//! - **Requests and responses.** They have the shapes of Aiuta's OpenAPI files. Operations that are not described there
+//!   (the subscription's details, size and fit, analytics) answer `{}`.
 //!
-//! How the API compares a token's claims with the body is not documented. [`FakeAiuta`] takes the strictest reading
-//! under which every published way to bind a token works; see [its rules](FakeAiuta#rules).
+//! Aiuta does not document how the API compares a token's claims with the body. [`FakeAiuta`] is as strict as possible
+//! while it accepts every published way to bind a token to a body; see [its rules](FakeAiuta#rules).
 //!
 //! # Example
 //!
-//! As a Tower service, without a network:
+//! [`FakeAiuta`] is a Tower service, so that a test needs no network:
 //!
 //! ```
 //! use bytes::Bytes;
 //! use http::Request;
 //! use http_body_util::Full;
-//! use tower::ServiceExt;
+//! use tower::{Layer, ServiceExt};
+//! use tower_aiuta_auth::AiutaAuthLayer;
 //! use tower_aiuta_auth::testing::{Credential, FakeAiuta};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower_aiuta_auth::BoxError> {
 //! let aiuta = FakeAiuta::new();
-//! let request = Request::get("https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models")
-//!     .header("x-api-key", aiuta.api_key())
-//!     .body(Full::<Bytes>::default())?;
+//! let client = AiutaAuthLayer::api_key(aiuta.api_key())?.layer(aiuta.clone());
 //!
-//! let response = aiuta.clone().oneshot(request).await?;
+//! let request = Request::get("https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models")
+//!     .body(Full::<Bytes>::default())?;
+//! let response = client.oneshot(request).await?;
 //!
 //! assert_eq!(response.status(), 200);
 //! assert_eq!(aiuta.requests()[0].credential(), Credential::ApiKey);
@@ -42,7 +43,7 @@
 //! # }
 //! ```
 //!
-//! Over real HTTP it is one line more: `let server = aiuta.serve().await?`, and [`FakeServer::origin`] tells where.
+//! To test a client over real HTTP, call [`FakeAiuta::serve`] and send the requests to [`FakeServer::origin`].
 
 mod auth;
 mod dates;
@@ -62,5 +63,5 @@ mod validate;
 pub use fake_aiuta::FakeAiuta;
 pub use faults::{Fault, Hold};
 pub use manual_clock::ManualClock;
-pub use record::{Credential, Listener, Recorded};
+pub use record::{Credential, Listener, RecordedRequest};
 pub use server::FakeServer;

@@ -176,7 +176,7 @@ async fn h1_the_first_request_is_sent_again_as_it_was() {
     pair.start(&image).await;
     let [first, second] = pair.aiuta.requests().try_into().unwrap();
     assert_ne!(first.headers["authorization"], second.headers["authorization"]);
-    let but_the_token = |mut seen: tower_aiuta_auth::testing::Recorded| {
+    let but_the_token = |mut seen: tower_aiuta_auth::testing::RecordedRequest| {
         seen.headers.remove("authorization");
         (seen.method, seen.uri, seen.version, seen.headers, seen.body)
     };

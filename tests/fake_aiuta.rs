@@ -26,7 +26,9 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{Service, ServiceExt};
-use tower_aiuta_auth::testing::{Credential, FakeAiuta, FakeServer, Fault, Hold, Listener, ManualClock, Recorded};
+use tower_aiuta_auth::testing::{
+    Credential, FakeAiuta, FakeServer, Fault, Hold, Listener, ManualClock, RecordedRequest,
+};
 use tower_aiuta_auth::{BoxError, Clock};
 
 const NOW: u64 = 1_800_000_000;
@@ -111,7 +113,7 @@ async fn uploaded(aiuta: &FakeAiuta) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-fn last(aiuta: &FakeAiuta) -> Recorded {
+fn last(aiuta: &FakeAiuta) -> RecordedRequest {
     aiuta.requests().pop().unwrap()
 }
 

@@ -28,7 +28,7 @@ impl Server {
         let mut process = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listens at ").unwrap().to_owned();
+        let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
         Self { process, url }
     }
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use tower_aiuta_auth::testing::{Credential, FakeAiuta, FakeServer, Recorded};
+use tower_aiuta_auth::testing::{Credential, FakeAiuta, FakeServer, RecordedRequest};
 
 const PHOTO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/try_on/photo.png");
 
@@ -64,7 +64,7 @@ async fn run_with<K: AsRef<OsStr>>(server: &FakeServer, variables: &[(&str, K)],
 }
 
 fn credentials(aiuta: &FakeAiuta) -> Vec<Credential> {
-    aiuta.requests().iter().map(Recorded::credential).collect()
+    aiuta.requests().iter().map(RecordedRequest::credential).collect()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The four calls of the story, as Aiuta's documentation has them. Nothing here knows how they are authenticated.
+//! The four calls of a try-on, as in Aiuta's documentation. The code is the same for both schemes.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -17,16 +17,16 @@ use crate::photo::Photo;
 const BASE_PATH: &str = "/digital-try-on/v1";
 
 const START: &str = "start the try-on";
-const MAY_HAVE_STARTED: &str = "It may have been started all the same, and be charged: look before you start it again";
+const MAY_HAVE_STARTED: &str = "It may have been started, and charged, anyway: check that before you start it again";
 
-/// An image that Aiuta keeps.
+/// An image stored by Aiuta.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Image {
     pub(crate) id: String,
     pub(crate) url: String,
 }
 
-/// What a try-on is started with. The token is made for exactly these values.
+/// The body that starts a try-on. The layer reads the params of the token from it.
 #[derive(Clone, Serialize)]
 pub(crate) struct Order {
     uploaded_image_id: String,
@@ -50,7 +50,7 @@ impl Order {
         Self { uploaded_image_id: image.id.clone(), what }
     }
 
-    /// Something else for the same person.
+    /// Returns an order of another product for the same person.
     pub(crate) fn in_colour(&self, colour: &str) -> Self {
         let sku = match &self.what {
             What::SkuId(sku) => sku.clone(),
@@ -65,7 +65,7 @@ struct Started {
     operation_id: String,
 }
 
-/// How far a try-on is.
+/// The state of a try-on.
 #[derive(Deserialize)]
 pub(crate) struct Operation {
     pub(crate) status: String,
@@ -82,9 +82,10 @@ impl Client {
         self.ask_json("upload the photo", request).await
     }
 
-    /// Starts an operation, which costs money: it is sent again after a 401 only, when nothing was started.
+    /// Starts an operation, which costs money. It is replayed only after a 401, which means that nothing was started.
     pub(crate) async fn start(&self, order: &Order) -> Result<String, Failure> {
-        let body = serde_json::to_vec(order).map_err(|error| Failure::new("the order is no JSON").because(error))?;
+        let body = serde_json::to_vec(order)
+            .map_err(|error| Failure::new("the order can't be written as JSON").because(error))?;
         let request = Request::post(self.url("sku_images_operations"))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body));
@@ -97,7 +98,7 @@ impl Client {
         self.ask_json("follow the try-on", request).await
     }
 
-    /// The image itself lies on another host, which must not see a credential.
+    /// Downloads an image from its host. The layer sends no credential there.
     pub(crate) async fn download(&self, url: &str) -> Result<Bytes, Failure> {
         let request = Request::get(url).body(Full::default());
         Ok(self.ask("download the result", request).await?.into_body())
@@ -113,13 +114,13 @@ impl Client {
         request: Result<Request<Full<Bytes>>, http::Error>,
     ) -> Result<T, Failure> {
         serde_json::from_slice(self.ask(what, request).await?.body()).map_err(|error| {
-            let advice = if what == START { MAY_HAVE_STARTED } else { "Is AIUTA_ORIGIN right?" };
-            let text = format!("could not {what}: {} answered in another form than the documented one", self.origin());
+            let advice = if what == START { MAY_HAVE_STARTED } else { "Check AIUTA_ORIGIN" };
+            let text = format!("could not {what}: the response of {} has an unexpected format", self.origin());
             Failure::new(text).because(error).advise(advice)
         })
     }
 
-    /// Sends a request; anything but success is a failure that says what to do.
+    /// Sends a request and turns any result except success into a failure with advice.
     async fn ask(
         &self,
         what: &'static str,
@@ -129,14 +130,14 @@ impl Client {
         let origin = origin_of(&request);
         match self.send(request).await {
             Ok(response) if response.status().is_success() => Ok(response),
-            Ok(response) => Err(refused(what, &origin, &response, self.take_sent().last().copied())),
-            Err(error) => Err(unanswered(what, &origin, error)),
+            Ok(response) => Err(error_response(what, &origin, &response, self.take_sent().last().copied())),
+            Err(error) => Err(no_response(what, &origin, error)),
         }
     }
 }
 
-/// There is an answer, and it is no.
-fn refused(what: &str, origin: &str, response: &Response<Bytes>, sent: Option<Credential>) -> Failure {
+/// Describes a response with an error status.
+fn error_response(what: &str, origin: &str, response: &Response<Bytes>, sent: Option<Credential>) -> Failure {
     let status = response.status();
     let sent = sent.unwrap_or(Credential::None);
     let mut text = format!("could not {what}: {origin} answered {status} (credential: {sent})");
@@ -152,29 +153,29 @@ fn refused(what: &str, origin: &str, response: &Response<Bytes>, sent: Option<Cr
         (StatusCode::UNAUTHORIZED, _) => {
             "Check AIUTA_JWT_ISSUER and AIUTA_JWT_SECRET, or AIUTA_TOKEN_URL, and this machine's clock"
         }
-        (StatusCode::FORBIDDEN, _) => "Ask Aiuta whether the account may do this",
-        (StatusCode::TOO_MANY_REQUESTS, _) => "Come back a little later",
-        (StatusCode::NOT_FOUND, _) => "Is AIUTA_ORIGIN right?",
-        _ if status.is_redirection() => "Is AIUTA_ORIGIN right? Redirects are not followed",
+        (StatusCode::FORBIDDEN, _) => "Ask Aiuta whether your account has this right",
+        (StatusCode::TOO_MANY_REQUESTS, _) => "Try again later",
+        (StatusCode::NOT_FOUND, _) => "Check AIUTA_ORIGIN",
+        _ if status.is_redirection() => "Check AIUTA_ORIGIN: redirects are not followed",
         _ if status.is_server_error() && what == START => MAY_HAVE_STARTED,
-        _ if status.is_server_error() => "The trouble is there, not here: come back later",
+        _ if status.is_server_error() => "The server has a problem: try again later",
         _ => "Check --photo and --sku",
     };
     Failure::new(text).advise(advice)
 }
 
-/// There is no answer.
-fn unanswered(what: &str, origin: &str, error: BoxError) -> Failure {
+/// Describes an error instead of a response.
+fn no_response(what: &str, origin: &str, error: BoxError) -> Failure {
     if error.is::<AuthError>() {
-        return Failure::new(format!("could not {what}: it was not sent")).because(error);
+        return Failure::new(format!("could not {what}: the request was not sent")).because(error);
     }
     let never_arrived =
         error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect());
     let advice = if what == START && !never_arrived { MAY_HAVE_STARTED } else { "Check AIUTA_ORIGIN and the network" };
-    Failure::new(format!("could not {what}: no answer from {origin}")).because(error).advise(advice)
+    Failure::new(format!("could not {what}: no response from {origin}")).because(error).advise(advice)
 }
 
-/// What Aiuta says about it: `{"detail": "…"}`, or a list of problems with one `msg` each.
+/// Returns the details of an error response: the text in `{"detail": "…"}`, or the `msg` of each validation error.
 fn detail(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {
@@ -184,28 +185,28 @@ fn detail(body: &[u8]) -> Option<String> {
     #[serde(untagged)]
     enum Detail {
         Text(String),
-        Problems(Vec<ParamsError>),
+        Errors(Vec<ValidationError>),
     }
     #[derive(Deserialize)]
-    struct ParamsError {
+    struct ValidationError {
         #[serde(default)]
         loc: Vec<serde_json::Value>,
         msg: String,
     }
     let text = match serde_json::from_slice::<Body>(body).ok()?.detail {
         Detail::Text(text) => text,
-        Detail::Problems(problems) => {
-            let problem = |ParamsError { loc, msg }| match loc.last().and_then(|field| field.as_str()) {
+        Detail::Errors(errors) => {
+            let text = |ValidationError { loc, msg }| match loc.last().and_then(|field| field.as_str()) {
                 Some(field) if field != "body" => format!("{field}: {msg}"),
                 _ => msg,
             };
-            problems.into_iter().map(problem).collect::<Vec<_>>().join("; ")
+            errors.into_iter().map(text).collect::<Vec<_>>().join("; ")
         }
     };
     Some(text.chars().take(200).collect())
 }
 
-/// Without path and query: the addresses of images are secrets, too.
+/// Returns the URL without path and query, because the URLs of images are secrets.
 fn origin_of(request: &Request<Full<Bytes>>) -> String {
     let uri = request.uri();
     format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", |authority| authority.as_str()))

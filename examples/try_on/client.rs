@@ -1,4 +1,4 @@
-//! The client: hyper-util's, below the layer, below a timeout, and a note of each credential on its way out.
+//! The HTTP client: hyper-util's client inside the layer and two timeouts. It records the credential of each request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,12 +19,12 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError};
 
 use crate::failure::Failure;
 
-/// For a request with everything around it: its token, and its second attempt after a 401.
-const WHOLE: Duration = Duration::from_secs(60);
-/// For one attempt, up to the last byte of the answer.
-const ATTEMPT: Duration = Duration::from_secs(25);
+/// Timeout of a request, including the wait for a token and a replay after a 401.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of one attempt, including the body of the response.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Sends requests through the whole stack. Clones are cheap, and share the connections and the cache of tokens.
+/// Sends requests through the whole stack. Clones are cheap and share the connections and the token cache.
 #[derive(Clone)]
 pub(crate) struct Client {
     stack: BoxCloneSyncService<Request<Full<Bytes>>, Response<Bytes>, BoxError>,
@@ -37,33 +37,34 @@ impl Client {
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_webpki_roots(aws_lc_rs::default_provider())
             .map_err(|error| Failure::new("TLS can't be set up").because(error))?
-            .https_or_http() // The layer sees to it that credentials go over http to loopback only.
+            .https_or_http() // The layer sends credentials over http to loopback only.
             .enable_http1()
             .build();
         let http = HyperClient::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
 
         let sent = Arc::new(Mutex::new(Vec::new()));
-        let note = Arc::clone(&sent);
+        let record = Arc::clone(&sent);
         let stack = ServiceBuilder::new()
-            .layer(TimeoutLayer::new(WHOLE))
+            .layer(TimeoutLayer::new(REQUEST_TIMEOUT))
             .layer(auth.clone())
-            .layer(TimeoutLayer::new(ATTEMPT))
-            // Below the layer, so that this is what really leaves.
+            .layer(TimeoutLayer::new(ATTEMPT_TIMEOUT))
+            // Inside the layer, so that it records the credentials that are really sent.
             .map_request(move |request: Request<Full<Bytes>>| {
-                note.lock().unwrap_or_else(PoisonError::into_inner).push(Credential::of(request.headers()));
+                record.lock().unwrap_or_else(PoisonError::into_inner).push(Credential::of(request.headers()));
                 request
             })
-            // The body is read here, and not by the caller, so that the timeouts cover it.
-            .and_then(read_whole)
+            // The body is read here and not by the caller, so that the timeouts include it.
+            .and_then(read_body)
             .service(http);
-        // Boxed once, which also gives it a name. Unboxed it works with hyper's client; on a service whose error is boxed already it
-        // can't be used in `tokio::spawn`: "implementation of `From` is not general enough", a limit of rustc (rule F5 of the design).
+        // Boxing gives the stack a type that can be named. It also avoids a limit of rustc: on a service whose error is
+        // already boxed, the unboxed stack does not compile in `tokio::spawn`, with the error "implementation of `From`
+        // is not general enough".
         let stack = BoxCloneSyncService::new(stack);
 
         Ok(Self { stack, origin: origin.trim_end_matches('/').into(), sent })
     }
 
-    /// `https://host`, without a slash at its end.
+    /// Returns the origin, such as `https://host`, without a trailing slash.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
@@ -72,13 +73,13 @@ impl Client {
         self.stack.clone().oneshot(request).await
     }
 
-    /// Which credentials have left since this was last asked, one for each request.
+    /// Returns the credential of each request that was sent since the last call.
     pub(crate) fn take_sent(&self) -> Vec<Credential> {
         std::mem::take(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn read_whole<B>(response: Response<B>) -> Result<Response<Bytes>, BoxError>
+async fn read_body<B>(response: Response<B>) -> Result<Response<Bytes>, BoxError>
 where
     B: Body,
     B::Error: Into<BoxError>,

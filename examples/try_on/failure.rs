@@ -1,4 +1,4 @@
-//! Why a run fails, in one line: what happened, why, and what to do about it.
+//! [`Failure`]: the error of a run, in one line with its cause and advice.
 
 use std::error::Error;
 use std::fmt;
@@ -43,6 +43,6 @@ impl fmt::Display for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new("the settings can't work").because(error).advise("`--help` lists the variables")
+        Self::new("the settings are invalid").because(error).advise("See `--help` for the variables")
     }
 }

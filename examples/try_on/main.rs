@@ -1,6 +1,7 @@
-//! The main job: clothes tried on a photo, with Aiuta's API, from upload to download.
+//! A complete try-on with Aiuta's API: uploads a photo, starts the operation, polls it and downloads the result.
 //!
-//! `cargo run --example try_on` needs nothing: it starts [`FakeAiuta`] on loopback. See `--help` for the rest.
+//! Run it with `cargo run --example try_on`. It needs no account: it starts [`FakeAiuta`] on loopback. See `--help` for
+//! the options.
 
 mod api;
 mod args;
@@ -20,7 +21,7 @@ use tower_aiuta_auth::{AiutaAuthLayer, JwtSigner};
 
 use crate::api::Order;
 use crate::args::Args;
-use crate::cache::{Demonstration, DistantSigner};
+use crate::cache::{Demonstration, SlowSigner};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::photo::{Out, Photo};
@@ -30,12 +31,12 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let result = tokio::select! {
         result = run(args) => result,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new("stopped; what was started goes on at Aiuta")),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted; Aiuta continues operations that were started")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // If nobody reads it any more, the status says it.
+            // If standard error is closed, the exit status still reports the failure.
             let _ = writeln!(std::io::stderr(), "error: {failure}");
             ExitCode::FAILURE
         }
@@ -47,14 +48,14 @@ async fn run(args: Args) -> Result<(), Failure> {
     if args::is_aiuta_configured() { with_aiuta(&mut job).await } else { with_fake_aiuta(&mut job).await }
 }
 
-/// What to try on whom.
+/// The input and the output of a try-on.
 struct Job {
     photo: Photo,
     skus: Vec<String>,
     out: Out,
 }
 
-/// With the account that the environment names, and its scheme.
+/// Runs a try-on with the account and the scheme that the environment configures.
 async fn with_aiuta(job: &mut Job) -> Result<(), Failure> {
     let auth = AiutaAuthLayer::from_env()?;
     let client = Client::new(&auth, &args::configured_origin())?;
@@ -63,61 +64,66 @@ async fn with_aiuta(job: &mut Job) -> Result<(), Failure> {
     report::line(format_args!("Aiuta at {}", client.origin()))?;
     try_on(&client, scheme, job).await?;
     report::line(
-        "\nWhat the cache of tokens is for is not shown here, where each try-on costs money: unset AIUTA_* for that.",
+        "\nThe token cache is not shown, because each try-on costs money. Unset all AIUTA_ variables to see it.",
     )
 }
 
-/// With the stand-in: both schemes, and the cache.
+/// Runs a try-on with each scheme and shows the token cache, with [`FakeAiuta`].
 async fn with_fake_aiuta(job: &mut Job) -> Result<(), Failure> {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.map_err(|error| Failure::new("FakeAiuta can't listen").because(error))?;
     let origin = server.origin();
-    report::line(format_args!("FakeAiuta at {origin}, its images at {}", server.storage_origin()))?;
+    report::line(format_args!("FakeAiuta at {origin}, images at {}", server.storage_origin()))?;
 
     let auth = AiutaAuthLayer::builder().api_key(aiuta.api_key()).origins([origin]).build()?;
     try_on(&Client::new(&auth, origin)?, &API_KEY, job).await?;
 
-    let signer = DistantSigner(JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?);
+    let signer = SlowSigner(JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?);
     let auth = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([origin]).build()?;
     let client = Client::new(&auth, origin)?;
     let order = try_on(&client, &JWT, job).await?;
 
-    report::heading("What the cache of tokens is for")?;
-    let tokens = auth.token_cache().ok_or_else(|| Failure::new("the Jwt scheme has no tokens"))?;
+    report::heading("The token cache")?;
+    let tokens = auth.token_cache().ok_or_else(|| Failure::new("the layer has no token cache"))?;
     Demonstration { client: &client, tokens, aiuta: &aiuta }.show(&order).await?;
 
-    // Two stories, and 1 + 1 + 1 + 100 demonstrations: none was started twice, or the 401 counted.
-    check(aiuta.operations_started() == 105, || format!("{} operations, not 105", aiuta.operations_started()))?;
+    // Two try-ons and 1 + 1 + 1 + 100 demonstrations. The request that was answered with 401 started nothing.
+    check(aiuta.operations_started() == 105, || {
+        format!("expected 105 operations, but {} were started", aiuta.operations_started())
+    })?;
     check(aiuta.violations().is_empty(), || aiuta.violations().join("; "))?;
     report::line(
-        "\nAll of it checked: each credential where it belongs and none at the storage host, 105 operations started.",
+        "\nChecked: each request had the right credential, none reached the storage host, and 105 operations were started.",
     )
 }
 
-/// Which credentials a scheme sends.
+/// The credentials that a scheme sends.
 struct Scheme {
     title: &'static str,
-    /// To start an operation.
+    /// The credential of a request that starts an operation.
     start: Credential,
-    /// To upload, and to look at an operation.
+    /// The credential of uploads and polls.
     others: Credential,
 }
 
-const API_KEY: Scheme =
-    Scheme { title: "The ApiKey scheme: the key on everything", start: Credential::ApiKey, others: Credential::ApiKey };
+const API_KEY: Scheme = Scheme {
+    title: "The ApiKey scheme: the API key on every request",
+    start: Credential::ApiKey,
+    others: Credential::ApiKey,
+};
 const JWT: Scheme = Scheme {
-    title: "The Jwt scheme: a token to start an operation, the subscription id for the rest",
+    title: "The Jwt scheme: a JWT to start an operation, the subscription id on other requests",
     start: Credential::Bearer,
     others: Credential::UserId,
 };
 
-/// Upload, start, poll, download.
+/// Runs a try-on: upload, start, poll, download.
 async fn try_on(client: &Client, scheme: &Scheme, job: &mut Job) -> Result<Order, Failure> {
     report::heading(scheme.title)?;
     let done = |step: &str, expected: Credential, what: String| {
         let sent = client.take_sent();
         check(!sent.is_empty() && sent.iter().all(|credential| *credential == expected), || {
-            format!("{step}: {expected} should have gone out, and it was {}", report::grouped(&sent))
+            format!("{step}: expected the credential {expected}, but {} was sent", report::grouped(&sent))
         })?;
         report::row(step, &sent, &what)
     };
@@ -138,7 +144,7 @@ async fn try_on(client: &Client, scheme: &Scheme, job: &mut Job) -> Result<Order
     let image = client.download(url).await?;
     check(!image.is_empty(), || "the result is empty".to_owned())?;
     let path = job.out.save(&image)?;
-    // Images lie on a host of their own, as a rule; at Aiuta's own origin they would be authenticated.
+    // Images are normally on another host. A request to the API's own origin would carry a credential.
     let expected = if url.starts_with(&format!("{}/", client.origin())) { scheme.start } else { Credential::None };
     done("download", expected, format!("{} → {}", report::size(image.len()), path.display()))?;
     Ok(order)

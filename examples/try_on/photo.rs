@@ -1,4 +1,4 @@
-//! The photo that goes in, and the file that comes out.
+//! The input photo and the output file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,10 +11,10 @@ use crate::failure::Failure;
 /// A person in a plain shirt, drawn for this example.
 const DRAWING: &[u8] = include_bytes!("photo.png");
 
-/// More than any camera makes.
+/// Maximum size of a photo in bytes.
 const MAX_PHOTO: u64 = 32 * 1024 * 1024;
 
-/// Separates the parts of an upload; it must not occur in them.
+/// The boundary of the multipart form. It must not occur in the photo.
 const BOUNDARY: &str = "try-on-7MA4YWxkTrZu0gW9k2hQc8vB1xE3nJ5s";
 
 pub(crate) struct Photo {
@@ -23,7 +23,7 @@ pub(crate) struct Photo {
     kind: Kind,
 }
 
-/// The kinds of image that Aiuta takes.
+/// The image formats that Aiuta accepts.
 #[derive(Clone, Copy)]
 enum Kind {
     Jpeg,
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// By its first bytes, whatever the file is called.
+    /// Detects the format by the first bytes. The file name is ignored.
     fn of(bytes: &[u8]) -> Option<Self> {
         if bytes.starts_with(b"\xff\xd8\xff") {
             Some(Self::Jpeg)
@@ -51,7 +51,7 @@ impl Kind {
 }
 
 impl Photo {
-    /// The photo in a file, or the drawing.
+    /// Reads the photo from a file. Without a path, returns the included drawing.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(Self { name: "photo.png".to_owned(), bytes: Bytes::from_static(DRAWING), kind: Kind::Png });
@@ -65,7 +65,7 @@ impl Photo {
             return Err(fail("is empty").advise("Give a JPEG or PNG with --photo FILE"));
         }
         if bytes.len() as u64 > MAX_PHOTO {
-            return Err(fail("is over 32 MB").advise("Give a smaller one with --photo FILE"));
+            return Err(fail("is larger than 32 MiB").advise("Give a smaller one with --photo FILE"));
         }
         let kind = Kind::of(&bytes)
             .ok_or_else(|| fail("is neither JPEG nor PNG").advise("Convert it, or give another with --photo FILE"))?;
@@ -73,7 +73,7 @@ impl Photo {
         Ok(Self { name, bytes: bytes.into(), kind })
     }
 
-    /// Content type and body of an upload: `multipart/form-data` (RFC 7578) with one part.
+    /// Returns the content type and the body of an upload: `multipart/form-data` (RFC 7578) with one part.
     pub(crate) fn to_form(&self) -> (String, Bytes) {
         let (content_type, extension) = self.kind.names();
         let head = format!(
@@ -87,26 +87,26 @@ impl Photo {
     }
 }
 
-/// Where results go.
+/// The destination of the results.
 pub(crate) struct Out {
-    /// None: a temporary file for each.
+    /// `None` creates a temporary file for each result.
     path: Option<PathBuf>,
-    /// The file is there only because we tried to write to it.
-    is_ours: bool,
+    /// Whether `prepare` created the file and no result was written to it yet.
+    is_empty: bool,
 }
 
 impl Out {
-    /// Checks that the file can be written, before an operation is paid for.
+    /// Checks that the file is writable before the program starts an operation, which costs money.
     pub(crate) fn prepare(path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Some(path) = path else { return Ok(Self { path: None, is_ours: false }) };
-        let is_ours = !path.exists();
+        let Some(path) = path else { return Ok(Self { path: None, is_empty: false }) };
+        let is_empty = !path.exists();
         match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
-            Ok(_) => Ok(Self { path: Some(path), is_ours }),
+            Ok(_) => Ok(Self { path: Some(path), is_empty }),
             Err(error) => Err(cannot_write(&path).because(error)),
         }
     }
 
-    /// Writes a result; answers where to.
+    /// Writes a result and returns its path.
     pub(crate) fn save(&mut self, image: &[u8]) -> Result<PathBuf, Failure> {
         let path = match &self.path {
             Some(path) => {
@@ -123,15 +123,15 @@ impl Out {
                 kept.map_err(|error| cannot_write(&std::env::temp_dir()).because(error))?
             }
         };
-        self.is_ours = false;
+        self.is_empty = false;
         Ok(path)
     }
 }
 
 impl Drop for Out {
     fn drop(&mut self) {
-        if let (Some(path), true) = (&self.path, self.is_ours) {
-            // Empty still. If it can't be removed there is nothing more to do about it.
+        if let (Some(path), true) = (&self.path, self.is_empty) {
+            // The file is still empty. If it can't be removed, it stays.
             let _ = fs::remove_file(path);
         }
     }

@@ -1,11 +1,12 @@
-//! Reading params from a query, as strictly as [`body`](crate::params::json) reads them from JSON.
+//! Reads the params in the query of a `GET`, as strictly as [`json`](crate::params::json) reads those in a body.
 
 use crate::params::AuthParams;
 use crate::params::json::ParamsError;
 use crate::params::percent::triplet;
 
-/// The params of a query as HTML forms and the SDKs write it: `name=value` joined by `&`, percent-encoded, blanks as `+` (URL standard,
-/// §5.1). All values are strings. Unlike there, what is encoded badly is refused: two readers could take it for different things.
+/// Reads a query in the format of HTML forms and the SDKs: pairs of `name=value`, joined by `&`, percent-encoded, with
+/// `+` for a space (URL standard, §5.1). All values are strings. Unlike the URL standard, this returns an error for
+/// invalid encoding, because two parsers could decode it differently.
 pub(super) fn read(query: &str, fields: &[String]) -> Result<AuthParams, ParamsError> {
     let mut params = AuthParams::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -22,7 +23,7 @@ pub(super) fn read(query: &str, fields: &[String]) -> Result<AuthParams, ParamsE
     Ok(params)
 }
 
-/// `None` for a `%` that begins no triplet, and for what is no UTF-8.
+/// Decodes a name or a value. Returns `None` if a `%` is not followed by two hex digits, or if the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -44,7 +45,7 @@ mod tests {
     use crate::ParamValue;
 
     #[test]
-    fn queries_are_read_as_forms_write_them() {
+    fn query_is_read_in_form_encoding() {
         let fields = ["a", "b c", "ü"].map(str::to_owned);
         let of = |pairs: &[(&str, &str)]| {
             Ok(pairs.iter().fold(AuthParams::new(), |all, (key, value)| all.with(*key, *value)))

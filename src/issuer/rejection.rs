@@ -1,4 +1,4 @@
-//! [`IssuerError`]: why there is no token, as an HTTP answer.
+//! [`IssuerError`]: the HTTP response of [`JwtIssuer`](crate::JwtIssuer) if it issues no token.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::json_response;
 use crate::error::TokenError;
 use crate::params::json::ParamsError;
 
-/// Why a [`JwtIssuer`](crate::JwtIssuer) gives no token: what its `authorize` answers with when there should be none.
+/// The reason why a [`JwtIssuer`](crate::JwtIssuer) issues no token. Return it from `authorize` to deny one.
 ///
-/// It becomes the status, and `{"error":"…"}` with a fixed text.
+/// The client receives the status and the body `{"error":"…"}` with a fixed text.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tower_aiuta_auth::IssuerError;
 ///
-/// fn check(tries_in_the_last_minute: u32) -> Result<(), IssuerError> {
-///     if tries_in_the_last_minute > 20 {
+/// fn check(requests_in_last_minute: u32) -> Result<(), IssuerError> {
+///     if requests_in_last_minute > 20 {
 ///         return Err(IssuerError::too_many_requests(Duration::from_secs(60)));
 ///     }
 ///     Ok(())
@@ -40,28 +40,30 @@ impl IssuerError {
         Self { status, error: error.into(), retry_after: None }
     }
 
-    /// 401: it is not known who asks. There is no `WWW-Authenticate`: how users log in, your own middleware knows.
+    /// Creates a 401: the user is not logged in.
+    ///
+    /// The response has no `WWW-Authenticate`, because your own middleware handles logins.
     #[must_use]
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "log in first")
     }
 
-    /// 403: whoever asks may not have a token for these params.
+    /// Creates a 403: the user may not have a token for these params.
     #[must_use]
     pub fn forbidden() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "no token for these params")
+        Self::new(StatusCode::FORBIDDEN, "you may not have a token for these params")
     }
 
-    /// 429, with `Retry-After`: too many tokens were asked for; ask again after `delay`, rounded up to whole seconds.
+    /// Creates a 429: the user requested too many tokens. `Retry-After` is `delay`, rounded up to whole seconds.
     #[must_use]
     pub fn too_many_requests(delay: Duration) -> Self {
         Self { retry_after: Some(delay), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too many requests") }
     }
 
-    /// 503: whether a token may be given can't be found out at the moment.
+    /// Creates a 503: a dependency, such as the database, is unavailable, so the user's rights can't be checked.
     #[must_use]
     pub fn unavailable() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no token can be made at the moment")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no token can be issued at the moment; try again later")
     }
 
     pub(super) fn bad_request(error: &'static str) -> Self {
@@ -69,41 +71,43 @@ impl IssuerError {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "ask with GET or POST")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "the method must be GET or POST")
     }
 
     pub(super) fn too_large() -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is over 16 KiB")
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB")
     }
 
     pub(super) fn unsupported_media_type() -> Self {
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a POST has to be application/json")
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type of a POST must be application/json")
     }
 
-    /// The params can't be read. Nothing of them is repeated, but the names that would be right.
-    pub(super) fn of_params(problem: ParamsError, in_query: bool, fields: &[String]) -> Self {
-        match problem {
+    /// Creates a 400. The text contains the names of the allowed params, but nothing from the request.
+    pub(super) fn invalid_params(error: ParamsError, in_query: bool, fields: &[String]) -> Self {
+        match error {
             ParamsError::NotJson => Self::bad_request("the body is not a JSON object"),
-            ParamsError::Duplicate => Self::bad_request("a param is given twice"),
-            ParamsError::UnsupportedType if in_query => Self::bad_request("the query is not UTF-8, percent-encoded"),
-            ParamsError::UnsupportedType => {
-                Self::bad_request("a param is neither a string, a boolean, a 64-bit integer nor a list of strings")
+            ParamsError::Duplicate => Self::bad_request("a param occurs twice"),
+            ParamsError::UnsupportedType if in_query => {
+                Self::bad_request("the query is not valid percent-encoded UTF-8")
             }
+            ParamsError::UnsupportedType => Self::bad_request(
+                "the value of a param is neither a string, a boolean, a 64-bit integer nor a list of strings",
+            ),
             ParamsError::UnknownField => {
-                let error = format!("a param is not one of those that are signed here: {}", fields.join(", "));
+                let error = format!("unknown param: the allowed params are {}", fields.join(", "));
                 Self::new(StatusCode::BAD_REQUEST, error)
             }
         }
     }
 
-    /// The signer failed; why, is nobody else's business.
-    pub(super) fn of_signer(error: &TokenError) -> Self {
+    /// Creates the response to an error of the signer. The text contains no details, since they are internal.
+    pub(super) fn from_token_error(error: &TokenError) -> Self {
         if error.is_denied() {
             Self::forbidden()
         } else if error.is_transient() {
             Self { retry_after: error.retry_after(), ..Self::unavailable() }
         } else {
-            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "no token can be made")
+            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "no token can be issued")
         }
     }
 
@@ -115,8 +119,8 @@ impl IssuerError {
             headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
         }
         if let Some(delay) = self.retry_after {
-            let up = u64::from(delay.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, delay.as_secs().saturating_add(up).into());
+            let round_up = u64::from(delay.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, delay.as_secs().saturating_add(round_up).into());
         }
         response
     }

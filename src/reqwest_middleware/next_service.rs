@@ -1,4 +1,4 @@
-//! [`NextService`]: what comes after the middleware, as the inner service of [`AiutaAuth`](crate::AiutaAuth).
+//! [`NextService`]: the rest of the middleware chain, as the inner service of [`AiutaAuth`](crate::AiutaAuth).
 
 use std::future::Future;
 use std::mem;
@@ -13,15 +13,15 @@ use tower_service::Service;
 
 use crate::request::headers::CrossOriginResponse;
 
-/// The other middlewares and the client, for one request, which may be sent twice.
+/// The following middlewares and the reqwest client. It serves one request, which may be sent twice (E2).
 #[derive(Clone)]
 pub(super) struct NextService<'a, 'e> {
     next: Next<'a>,
-    /// The URL as it came. An [`http::Uri`] has no fragment, and may spell it otherwise.
+    /// The original URL. An [`http::Uri`] has no fragment and may be normalized differently.
     url: &'a Url,
     has_body: bool,
-    /// Lent to one sending at a time. They are the caller's own, so that what a middleware below puts there can be seen above, also if the
-    /// caller gives up halfway and, as a retry does, goes on with them.
+    /// The caller's extensions, so that it sees the changes of the following middlewares. It sees them even if it drops
+    /// the request and reuses the extensions, as a retry after a timeout does. Only one attempt uses them at a time.
     extensions: &'a Mutex<&'e mut Extensions>,
 }
 
@@ -32,7 +32,7 @@ impl<'a, 'e> NextService<'a, 'e> {
 }
 
 impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
-    /// reqwest's response in the place of the body: turned into an [`http::Response`] it would lose its URL.
+    /// The body is the whole reqwest response. Converting the response itself would lose its URL.
     type Response = http::Response<Response>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response>> + Send + 'a>>;
@@ -44,35 +44,36 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Self { next, url, has_body, extensions } = self.clone();
         Box::pin(async move {
-            // By this conversion and no other the request's own extensions come along: reqwest keeps its timeout there.
+            // This conversion keeps the request's extensions, in which reqwest stores the timeout.
             let mut request = Request::try_from(request)?;
             request.url_mut().clone_from(url);
             if !has_body {
                 *request.body_mut() = None;
             }
             let mut extensions = extensions.lock().await;
-            next.run(request, &mut extensions).await.map(|response| with_its_head(response, url))
+            next.run(request, &mut extensions).await.map(|response| into_http_response(response, url))
         })
     }
 }
 
-/// Shows the layer the head of a response to a request for `url`. The headers move there and [back](into_reqwest_response), since a copy would be made for every response.
-fn with_its_head(mut response: Response, url: &Url) -> http::Response<Response> {
+/// Wraps the response to a request for `url`, so that the layer sees its head. The headers are moved, and
+/// [`into_reqwest_response`] moves them back, to avoid a copy per response.
+fn into_http_response(mut response: Response, url: &Url) -> http::Response<Response> {
     let (status, version) = (response.status(), response.version());
-    // reqwest may have followed a redirect; the layer looks at the `Date` of a 401.
-    let elsewhere = status == StatusCode::UNAUTHORIZED && response.url().origin() != url.origin();
+    // reqwest may have followed a redirect. The layer must not use the `Date` of a 401 from another origin (H1).
+    let cross_origin = status == StatusCode::UNAUTHORIZED && response.url().origin() != url.origin();
     let headers = mem::take(response.headers_mut());
     let mut wrapped = http::Response::new(response);
     *wrapped.status_mut() = status;
     *wrapped.version_mut() = version;
     *wrapped.headers_mut() = headers;
-    if elsewhere {
+    if cross_origin {
         wrapped.extensions_mut().insert(CrossOriginResponse);
     }
     wrapped
 }
 
-/// The response as it was.
+/// Reverses [`into_http_response`].
 pub(super) fn into_reqwest_response(wrapped: http::Response<Response>) -> Response {
     let (head, mut response) = wrapped.into_parts();
     *response.headers_mut() = head.headers;

@@ -1,17 +1,19 @@
-//! [`same_origin_redirects`]: reqwest follows redirects where no middleware sees them, so it has to be told how far.
+//! [`same_origin_redirects`]: limits the redirects that reqwest follows, which no layer or middleware sees.
 
 use reqwest::redirect::Policy;
 
-/// As many as reqwest's own policy follows.
+/// The same limit as in reqwest's default policy.
 const MAX_REDIRECTS: usize = 10;
 
-/// Redirects for a [`reqwest::Client`] beneath this crate: at most 10, each within one origin.
+/// Returns a redirect policy that keeps credentials within one origin. Use it for every [`reqwest::Client`] inside this
+/// crate's layer or middleware.
 ///
-/// reqwest follows redirects beneath any layer and any middleware. On the way to another host it drops `authorization` but carries `x-api-key` and
-/// `x-user-id` along. With this policy a redirect to another scheme, host or port is not followed, nor is the eleventh: the caller gets the
-/// 3xx as it came, with its `location`, and can send a request there that is authenticated afresh, or not at all.
+/// reqwest follows redirects internally, where no layer or middleware sees them. When a redirect leads to another host,
+/// reqwest removes `authorization` but sends `x-api-key` and `x-user-id`.
 ///
-/// Within the origin every hop carries the credential of the first request.
+/// This policy follows at most 10 redirects, each only if scheme, host and port stay the same. Each of these requests
+/// carries the credential of the first one. Any other redirect is not followed: the caller receives the 3xx response
+/// with its `location`. If the caller sends a new request there, it is authenticated like any other request.
 ///
 /// ```
 /// use tower_aiuta_auth::same_origin_redirects;
@@ -24,10 +26,10 @@ const MAX_REDIRECTS: usize = 10;
 #[must_use]
 pub fn same_origin_redirects() -> Policy {
     Policy::custom(|attempt| {
-        // All before the last one were of its origin, or they had not been followed.
+        // Comparing with the last URL is enough: all URLs before it have the same origin.
         let same_origin = attempt.previous().last().is_some_and(|last| last.origin() == attempt.url().origin());
-        // The first of `previous` is no redirect.
-        let few = attempt.previous().len() <= MAX_REDIRECTS;
-        if same_origin && few { attempt.follow() } else { attempt.stop() }
+        // The first entry of `previous` is the original request.
+        let within_limit = attempt.previous().len() <= MAX_REDIRECTS;
+        if same_origin && within_limit { attempt.follow() } else { attempt.stop() }
     })
 }

@@ -1,4 +1,4 @@
-//! Is a request authenticated? The rules stand in the docs of [`FakeAiuta`](super::FakeAiuta#rules).
+//! Checks a request's credentials, by the rules in the docs of [`FakeAiuta`](super::FakeAiuta#rules).
 
 use std::time::SystemTime;
 
@@ -11,11 +11,11 @@ use super::record::{API_KEY, CREDENTIALS, USER_ID};
 use super::routes::Route;
 use super::token::{self, Claims};
 
-/// Claims that speak of the token itself, and not of what it is for (RFC 7519, section 4.1).
+/// The registered claims (RFC 7519, section 4.1). They are never compared with the body.
 const REGISTERED: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
-/// Judges a request's credentials. `Ok` holds the token, if that is what the request came with: it may have been revoked,
-/// which is not known here. `Err` says why the request is refused, and quotes no secret.
+/// Checks a request's credentials. `Ok` contains the token of a request that carries one; the caller checks whether it
+/// was revoked. `Err` contains the reason for the rejection, without any secret.
 pub(super) fn authenticate(
     config: &Config,
     route: &Route,
@@ -36,16 +36,16 @@ pub(super) fn authenticate(
     }
     if name == USER_ID {
         return match route.admits_user_id() {
-            false => Err("`x-user-id` is not enough for this operation".to_owned()),
-            true if value != config.subscription_id.as_str() => Err("the subscription id is not known".to_owned()),
+            false => Err("this operation does not accept `x-user-id`".to_owned()),
+            true if value != config.subscription_id.as_str() => Err("the subscription id is wrong".to_owned()),
             true => Ok(None),
         };
     }
     debug_assert_eq!(name, AUTHORIZATION);
-    let token = bearer(value).ok_or("`authorization` holds no Bearer token")?;
+    let token = bearer(value).ok_or("`authorization` does not contain a Bearer token")?;
     let claims = token::verify(token, &config.issuer, &config.secret, now)?;
     if route.binds_token() {
-        agree(&claims, body)?;
+        match_body(&claims, body)?;
     }
     Ok(Some(token.to_owned()))
 }
@@ -55,29 +55,30 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Compares what a token was made for with the body that it came with.
-fn agree(claims: &Claims, body: &[u8]) -> Result<(), String> {
+/// Checks that each param in the token has the same value in the body.
+fn match_body(claims: &Claims, body: &[u8]) -> Result<(), String> {
     let fields: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
     let mut params = claims.iter().filter(|(name, _)| !REGISTERED.contains(&name.as_str())).peekable();
     if params.peek().is_none() {
-        return Err("the token is bound to nothing".to_owned());
+        return Err("the token contains no params".to_owned());
     }
     for (name, claim) in params {
         match fields.get(name) {
             None => return Err(format!("the body has no field for the claim `{name}`")),
-            Some(field) if says(claim, field) => {}
-            Some(_) => return Err(format!("the claim `{name}` is not what the body says")),
+            Some(field) if matches_field(claim, field) => {}
+            Some(_) => return Err(format!("the claim `{name}` differs from the field in the body")),
         }
     }
     Ok(())
 }
 
-/// The same value, or a list of strings joined by `,`: so the iOS SDK hands it to its integrator.
-fn says(claim: &Value, field: &Value) -> bool {
+/// Returns whether the values are equal. A list of strings may be one claim joined by `,`: the iOS SDK passes lists to
+/// its integrator in this form.
+fn matches_field(claim: &Value, field: &Value) -> bool {
     claim == field || claim.is_string() && joined(field).as_deref() == claim.as_str()
 }
 
-/// `None` for anything but a list of strings.
+/// Joins a list of strings. Returns `None` for any other value.
 fn joined(field: &Value) -> Option<String> {
     let items: Option<Vec<_>> = field.as_array()?.iter().map(Value::as_str).collect();
     Some(items?.join(","))
@@ -89,9 +90,9 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn claims_have_to_say_what_the_body_says() {
+    fn claims_must_match_the_body() {
         let body = json!({"uploaded_image_id": "a", "sku_ids": ["x", "y"], "n": 1, "none": null, "mixed": ["x", 1]});
-        for (claims, agrees) in [
+        for (claims, matches) in [
             (json!({"uploaded_image_id": "a"}), true),
             (json!({"uploaded_image_id": "a", "sku_ids": ["x", "y"]}), true),
             (json!({"sku_ids": "x,y"}), true),
@@ -111,14 +112,14 @@ mod tests {
             (json!({"n": null}), false),
         ] {
             let map: Claims = serde_json::from_value(claims.clone()).unwrap();
-            assert_eq!(agree(&map, body.to_string().as_bytes()).is_ok(), agrees, "{claims}");
+            assert_eq!(match_body(&map, body.to_string().as_bytes()).is_ok(), matches, "{claims}");
         }
         let claims: Claims = serde_json::from_value(json!({"n": 1})).unwrap();
-        assert!(agree(&claims, b"no JSON").is_err());
+        assert!(match_body(&claims, b"not JSON").is_err());
     }
 
     #[test]
-    fn a_bearer_token_has_a_scheme_and_a_token() {
+    fn bearer_needs_scheme_and_token() {
         for (value, token) in [
             ("Bearer a.b.c", Some("a.b.c")),
             ("bearer x", Some("x")),

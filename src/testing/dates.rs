@@ -1,27 +1,27 @@
-//! Times as they are written on the wire: HTTP's `Date`, and the API's `expires_at`.
+//! Formats times for responses: the `Date` header and the API's `expires_at`.
 
 use std::time::SystemTime;
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The last second of the year 9999: neither format can write more.
+/// The last second of the year 9999, the latest time in either format.
 const LAST: u64 = 253_402_300_799;
 
-/// `Fri, 15 Jan 2027 08:00:00 GMT` (RFC 9110, section 5.6.7).
+/// Returns a time as `Fri, 15 Jan 2027 08:00:00 GMT` (RFC 9110, section 5.6.7).
 pub(super) fn http_date(time: SystemTime) -> String {
     let Civil { year, month, day, weekday, hour, minute, second } = civil(time);
     let (weekday, month) = (WEEKDAYS[weekday], MONTHS[month]);
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// `2027-01-15T08:00:00Z` (RFC 3339), the `date-time` format of `OpenAPI`.
+/// Returns a time as `2027-01-15T08:00:00Z` (RFC 3339), the `date-time` format of `OpenAPI`.
 pub(super) fn rfc3339(time: SystemTime) -> String {
     let Civil { year, month, day, hour, minute, second, .. } = civil(time);
     format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1)
 }
 
-/// A moment in UTC. `month` counts from 0 and `day` from 1; weekday 0 is the epoch's, a Thursday.
+/// A time in UTC. `month` counts from 0, `day` from 1. `weekday` counts from Thursday, the weekday of the Unix epoch.
 struct Civil {
     year: u64,
     month: usize,
@@ -32,7 +32,7 @@ struct Civil {
     second: u64,
 }
 
-/// Counts the years and months off, one by one. Times before the epoch are shown as the epoch.
+/// Converts a time to UTC. A time before the Unix epoch becomes the epoch.
 fn civil(time: SystemTime) -> Civil {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()).min(LAST);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -80,7 +80,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn dates_are_written_as_the_calendar_has_them() {
+    fn times_are_formatted_correctly() {
         for (seconds, http, rfc) in [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00Z"),
             (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT", "1994-11-06T08:49:37Z"),

@@ -1,4 +1,4 @@
-//! Trouble on demand: what a test can make a [`FakeAiuta`](super::FakeAiuta) do.
+//! Failures and delays that a test can request from a [`FakeAiuta`](super::FakeAiuta).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// What is answered in place of the right answer.
+/// A failure that replaces the response to a request; see [`FakeAiuta::fail_next`](super::FakeAiuta::fail_next).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// 401 with an empty body, whatever the credential.
+    /// 401 with an empty body, even if the credential is valid.
     Unauthorized,
-    /// 429 with an empty body, as an API gateway answers.
+    /// 429 with an empty body, as sent by an API gateway.
     TooManyRequests {
-        /// Sent as `Retry-After` in whole seconds, rounded up.
+        /// The value of `Retry-After`, rounded up to whole seconds.
         retry_after: Duration,
     },
     /// 503 with an empty body.
     Unavailable,
-    /// No answer: the connection is cut. In process, the service returns an error.
+    /// No response: the connection is closed. Called as a Tower service, [`FakeAiuta`](super::FakeAiuta) returns an
+    /// error.
     Disconnect,
 }
 
-/// Keeps requests waiting until it is dropped; made by [`FakeAiuta::hold`](super::FakeAiuta::hold).
-#[must_use = "requests go on as soon as it is dropped"]
+/// Guard that keeps requests waiting until it is dropped. Created by [`FakeAiuta::hold`](super::FakeAiuta::hold).
+#[must_use = "requests continue as soon as the guard is dropped"]
 pub struct Hold {
     holds: watch::Sender<usize>,
 }
@@ -35,7 +36,7 @@ impl Hold {
         Self { holds: holds.clone() }
     }
 
-    /// Lets the requests go on, unless another [`Hold`] still keeps them. The same as dropping it.
+    /// Drops the guard. The requests continue once no other [`Hold`] exists.
     pub fn release(self) {}
 }
 
@@ -51,7 +52,7 @@ impl fmt::Debug for Hold {
     }
 }
 
-/// A queue of what is to happen to the next requests, each entry with how many requests it is for.
+/// A queue of items for the next requests. Each entry contains the number of requests it applies to.
 pub(super) struct Script<T>(VecDeque<(usize, T)>);
 
 impl<T> Default for Script<T> {
@@ -67,12 +68,12 @@ impl<T: Copy> Script<T> {
         }
     }
 
-    /// What the script has for the request that has just arrived.
+    /// Returns the item for the request that just arrived.
     pub(super) fn next(&mut self) -> Option<T> {
-        let (left, item) = self.0.front_mut()?;
+        let (remaining, item) = self.0.front_mut()?;
         let item = *item;
-        *left -= 1;
-        if *left == 0 {
+        *remaining -= 1;
+        if *remaining == 0 {
             self.0.pop_front();
         }
         Some(item)
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_is_played_in_order_and_ends() {
+    fn script_runs_in_order_and_ends() {
         let mut script = Script::default();
         script.push(2, 'a');
         script.push(0, 'b');

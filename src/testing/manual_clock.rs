@@ -1,24 +1,27 @@
-//! A clock that moves only when told to.
+//! [`ManualClock`]: a clock for tests, used in the place of the system's clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::Clock;
 
-/// A [`Clock`] that stands still until a test moves it. Clones share one time.
+/// A [`Clock`] whose time changes only when a test changes it. Clones share the same time.
+///
+/// Pass a clone to [`AiutaAuthBuilder::clock`](crate::AiutaAuthBuilder::clock) to test how the layer handles expiring
+/// tokens.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tower_aiuta_auth::{Clock, testing::ManualClock};
 ///
 /// let clock = ManualClock::default();
-/// let seen_by_the_layer = clock.clone();
+/// let clone = clock.clone();
 /// let start = clock.now();
 ///
 /// clock.advance(Duration::from_secs(60));
-/// assert_eq!(seen_by_the_layer.now(), start + Duration::from_secs(60));
+/// assert_eq!(clone.now(), start + Duration::from_secs(60));
 /// clock.step_back(Duration::from_secs(90));
-/// assert_eq!(seen_by_the_layer.now(), start - Duration::from_secs(30));
+/// assert_eq!(clone.now(), start - Duration::from_secs(30));
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock {
@@ -26,26 +29,26 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that shows `start`.
+    /// Creates a clock with the time `start`.
     #[must_use]
     pub fn new(start: SystemTime) -> Self {
         Self { now: Arc::new(Mutex::new(start)) }
     }
 
-    /// Moves the clock forward.
+    /// Moves the clock forward by a duration.
     ///
     /// # Panics
     ///
-    /// If the result is beyond what [`SystemTime`] can hold.
+    /// Panics if [`SystemTime`] can't represent the result.
     pub fn advance(&self, by: Duration) {
         *self.lock() += by;
     }
 
-    /// Moves the clock back, as a machine's clock does when it is corrected.
+    /// Moves the clock back by a duration, like the correction of a machine's clock.
     ///
     /// # Panics
     ///
-    /// If the result is beyond what [`SystemTime`] can hold.
+    /// Panics if [`SystemTime`] can't represent the result.
     pub fn step_back(&self, by: Duration) {
         *self.lock() -= by;
     }
@@ -61,7 +64,7 @@ impl ManualClock {
 }
 
 impl Default for ManualClock {
-    /// A clock that shows 1,800,000,000 seconds after the Unix epoch: 15 January 2027, 08:00 UTC.
+    /// Creates a clock with the time 15 January 2027, 08:00 UTC, which is 1,800,000,000 seconds after the Unix epoch.
     fn default() -> Self {
         Self::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
     }

@@ -1,4 +1,4 @@
-//! What a [`FakeAiuta`](super::FakeAiuta) remembers of the requests that it got.
+//! The records of the requests that a [`FakeAiuta`](super::FakeAiuta) received.
 
 use std::fmt;
 
@@ -12,41 +12,44 @@ pub(super) const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 /// The three headers that carry a credential.
 pub(super) const CREDENTIALS: [HeaderName; 3] = [API_KEY, USER_ID, AUTHORIZATION];
 
-/// One request, as it arrived, and what became of it.
+/// A request that a [`FakeAiuta`](super::FakeAiuta) received, with the status of its response.
 ///
-/// `Debug` shows neither the query, nor the body, nor the value of any header.
+/// [`FakeAiuta::requests`](super::FakeAiuta::requests) returns these records. The `Debug` output contains neither the
+/// query, nor the body, nor the values of headers.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct Recorded {
-    /// Where it arrived: at the API, or at the storage host.
+pub struct RecordedRequest {
+    /// The host that received the request: the API or the storage host.
     pub listener: Listener,
     /// The method.
     pub method: Method,
-    /// The target as the service saw it: over HTTP/1 the path and query alone, else with scheme and host.
+    /// The request target. Over HTTP/1 it consists of path and query; otherwise it includes the scheme and host.
     pub uri: Uri,
-    /// The version of HTTP.
+    /// The HTTP version.
     pub version: Version,
-    /// The headers. In process, whether a value [is sensitive](http::HeaderValue::is_sensitive) can be seen too.
+    /// The headers. Without a network, they also show which values are
+    /// [marked as sensitive](http::HeaderValue::is_sensitive).
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The complete body.
     pub body: Bytes,
-    /// The status that was answered: `None` while the request is held, or if it never got an answer.
+    /// The status of the response. `None` if there is no response yet, or if the connection was closed without one.
     pub status: Option<u16>,
-    /// Why the credentials were refused: this is never sent. It names no secret. `None` if they were not refused.
+    /// The reason why the credentials were rejected, `None` if they were accepted. It is never sent to the client
+    /// and contains no secret.
     pub refusal: Option<String>,
 }
 
-impl Recorded {
-    /// Which credential the request carried, right or wrong.
+impl RecordedRequest {
+    /// Returns the kind of credential that the request carried, valid or not.
     #[must_use]
     pub fn credential(&self) -> Credential {
         Credential::of(&self.headers)
     }
 }
 
-impl fmt::Debug for Recorded {
+impl fmt::Debug for RecordedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorded")
+        f.debug_struct("RecordedRequest")
             .field("listener", &self.listener)
             .field("method", &self.method)
             .field("path", &self.uri.path())
@@ -59,24 +62,24 @@ impl fmt::Debug for Recorded {
     }
 }
 
-/// The kind of credential on a request.
+/// The kind of credential that a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {
-    /// None of the three headers.
+    /// No credential.
     None,
-    /// `x-api-key`.
+    /// An API key, in `x-api-key`.
     ApiKey,
-    /// `x-user-id`.
+    /// A subscription id, in `x-user-id`.
     UserId,
-    /// `authorization`.
+    /// The header `authorization`, normally with a JWT.
     Bearer,
-    /// More than one of the three: Aiuta's SDKs never do that, and [`FakeAiuta`](super::FakeAiuta) refuses it.
+    /// More than one of the three headers. [`FakeAiuta`](super::FakeAiuta) rejects such requests.
     Several,
 }
 
 impl Credential {
-    /// The credential among these headers.
+    /// Returns the kind of credential in `headers`.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         let mut present = CREDENTIALS.into_iter().filter(|name| headers.contains_key(name));
@@ -90,7 +93,7 @@ impl Credential {
     }
 }
 
-/// What it is called, never what it says.
+/// Writes the kind of credential, never its value.
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -103,12 +106,12 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Where a request arrived.
+/// The host that received a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Listener {
     /// Aiuta's API.
     Api,
-    /// The host of images, which no credential may reach.
+    /// The storage host of the images. It must never receive a credential.
     Storage,
 }

@@ -1,4 +1,5 @@
-//! Answers, in the shapes of Aiuta's OpenAPI files; those of the gateway (401, 429) have no documented body.
+//! Builds responses in the shapes of Aiuta's OpenAPI files. 401 and 429 come from a gateway and have no documented
+//! body.
 
 use std::time::Duration;
 
@@ -32,14 +33,14 @@ pub(super) fn ok(body: &Value) -> Reply {
     json(StatusCode::OK, body)
 }
 
-/// `{"detail":"…"}`: how try-on says that it cannot do what was asked.
+/// Builds a `{"detail":"…"}` response, the form of all errors except validation errors.
 pub(super) fn detail(status: StatusCode, text: &str) -> Reply {
     json(status, &json!({ "detail": text }))
 }
 
-/// 422 with one entry for each problem: `HTTPValidationError` in the OpenAPI files.
-pub(super) fn invalid(problems: &[Problem]) -> Reply {
-    let detail: Vec<_> = problems.iter().map(Problem::to_json).collect();
+/// Builds a 422 with one entry per error: `HTTPValidationError` in the OpenAPI files.
+pub(super) fn invalid(errors: &[ValidationError]) -> Reply {
+    let detail: Vec<_> = errors.iter().map(ValidationError::to_json).collect();
     json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": detail }))
 }
 
@@ -66,16 +67,16 @@ pub(super) fn with_header(mut reply: Reply, name: HeaderName, value: HeaderValue
     reply
 }
 
-/// One entry of a 422: `ValidationError` in the OpenAPI files.
+/// One entry of a 422, with the name it has in the OpenAPI files.
 #[derive(Debug, PartialEq)]
-pub(super) struct Problem {
-    /// The field below the body; none if the body itself is wrong.
+pub(super) struct ValidationError {
+    /// The invalid field, `None` if the whole body is invalid.
     pub(super) field: Option<&'static str>,
     pub(super) msg: &'static str,
     pub(super) kind: &'static str,
 }
 
-impl Problem {
+impl ValidationError {
     pub(super) fn missing(field: &'static str) -> Self {
         Self { field: Some(field), msg: "Field required", kind: "missing" }
     }

@@ -1,13 +1,13 @@
-//! Which operation a request asks for, and which credentials are good for it. Plain values in, plain values out.
+//! Finds the operation of a request and the credentials that it accepts.
 
 use http::Method;
 
-/// The two calls that start an operation.
+/// The two kinds of try-on operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `sku_images_operations`, of the digital try-on API.
+    /// `sku_images_operations` of the digital try-on API.
     SkuImages,
-    /// `sku_try_on_operations`, of the unified API.
+    /// `sku_try_on_operations` of the unified API.
     SkuTryOn,
 }
 
@@ -26,7 +26,8 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// Whether the SDKs send `x-user-id` here. What they do not call at all needs the stronger credential.
+    /// Returns whether the operation accepts `x-user-id`: the official SDKs send it there. Operations that the SDKs
+    /// never call need an API key or a token.
     pub(super) fn admits_user_id(&self) -> bool {
         match self {
             Self::Start(_) | Self::DeleteUploadedImage(_) | Self::DeleteGeneratedImage(_) => false,
@@ -40,69 +41,73 @@ impl Route {
         }
     }
 
-    /// Whether the token's claims have to agree with the body.
+    /// Returns whether the token's claims must match the body.
     pub(super) fn binds_token(&self) -> bool {
         matches!(self, Self::Start(_))
     }
 }
 
-/// Why there is no operation for a request.
+/// The reason why a request has no operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Miss {
+pub(super) enum NotFound {
     Path,
-    /// The path is there, for these methods.
+    /// The path only exists for these methods.
     Method(&'static str),
 }
 
-/// Finds the operation. Both products share one table, by the path below their base path; the query plays no part.
-pub(super) fn route(method: &Method, path: &str) -> Result<Route, Miss> {
-    let path = percent_decoded(path).ok_or(Miss::Path)?;
+/// Finds the operation by method and path. Both base paths have the same operations.
+pub(super) fn route(method: &Method, path: &str) -> Result<Route, NotFound> {
+    let path = percent_decoded(path).ok_or(NotFound::Path)?;
     let below = |base| path.strip_prefix(base);
     if let Some(rest) = below("/analytics/v1/") {
-        return if is_analytics(rest) { only(method, Method::POST, "POST", Route::Analytics) } else { Err(Miss::Path) };
+        return if is_analytics(rest) {
+            require(method, Method::POST, "POST", Route::Analytics)
+        } else {
+            Err(NotFound::Path)
+        };
     }
-    let rest = below("/digital-try-on/v1/").or_else(|| below("/v1/")).ok_or(Miss::Path)?;
+    let rest = below("/digital-try-on/v1/").or_else(|| below("/v1/")).ok_or(NotFound::Path)?;
     match rest.split_once('/') {
-        None if is_analytics(rest) => only(method, Method::POST, "POST", Route::Analytics),
+        None if is_analytics(rest) => require(method, Method::POST, "POST", Route::Analytics),
         None => collection(method, rest),
-        Some(("size_and_fit", "recommendation")) => only(method, Method::POST, "POST", Route::SizeAndFit),
+        Some(("size_and_fit", "recommendation")) => require(method, Method::POST, "POST", Route::SizeAndFit),
         Some((name, id)) if !id.is_empty() && !id.contains('/') => item(method, name, id.to_owned()),
-        Some(_) => Err(Miss::Path),
+        Some(_) => Err(NotFound::Path),
     }
 }
 
-fn collection(method: &Method, name: &str) -> Result<Route, Miss> {
+fn collection(method: &Method, name: &str) -> Result<Route, NotFound> {
     match name {
-        "uploaded_images" => only(method, Method::POST, "POST", Route::Upload),
-        "sku_images_operations" => only(method, Method::POST, "POST", Route::Start(Kind::SkuImages)),
-        "sku_try_on_operations" => only(method, Method::POST, "POST", Route::Start(Kind::SkuTryOn)),
-        "predefined_try_on_models" | "try_on_models" => only(method, Method::GET, "GET", Route::Models),
-        "subscription_details" => only(method, Method::GET, "GET", Route::SubscriptionDetails),
-        _ => Err(Miss::Path),
+        "uploaded_images" => require(method, Method::POST, "POST", Route::Upload),
+        "sku_images_operations" => require(method, Method::POST, "POST", Route::Start(Kind::SkuImages)),
+        "sku_try_on_operations" => require(method, Method::POST, "POST", Route::Start(Kind::SkuTryOn)),
+        "predefined_try_on_models" | "try_on_models" => require(method, Method::GET, "GET", Route::Models),
+        "subscription_details" => require(method, Method::GET, "GET", Route::SubscriptionDetails),
+        _ => Err(NotFound::Path),
     }
 }
 
-fn item(method: &Method, name: &str, id: String) -> Result<Route, Miss> {
+fn item(method: &Method, name: &str, id: String) -> Result<Route, NotFound> {
     match name {
         "uploaded_images" if method == Method::DELETE => Ok(Route::DeleteUploadedImage(id)),
-        "uploaded_images" => only(method, Method::GET, "GET, DELETE", Route::UploadedImage(id)),
-        "generated_images" => only(method, Method::DELETE, "DELETE", Route::DeleteGeneratedImage(id)),
-        "sku_images_operations" => only(method, Method::GET, "GET", Route::Operation(Kind::SkuImages, id)),
-        "sku_try_on_operations" => only(method, Method::GET, "GET", Route::Operation(Kind::SkuTryOn, id)),
-        _ => Err(Miss::Path),
+        "uploaded_images" => require(method, Method::GET, "GET, DELETE", Route::UploadedImage(id)),
+        "generated_images" => require(method, Method::DELETE, "DELETE", Route::DeleteGeneratedImage(id)),
+        "sku_images_operations" => require(method, Method::GET, "GET", Route::Operation(Kind::SkuImages, id)),
+        "sku_try_on_operations" => require(method, Method::GET, "GET", Route::Operation(Kind::SkuTryOn, id)),
+        _ => Err(NotFound::Path),
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "a table reads better without the ampersands")]
-fn only(method: &Method, right: Method, allow: &'static str, route: Route) -> Result<Route, Miss> {
-    if *method == right { Ok(route) } else { Err(Miss::Method(allow)) }
+#[expect(clippy::needless_pass_by_value, reason = "the calls are easier to read without `&`")]
+fn require(method: &Method, allowed: Method, allow: &'static str, route: Route) -> Result<Route, NotFound> {
+    if *method == allowed { Ok(route) } else { Err(NotFound::Method(allow)) }
 }
 
 fn is_analytics(name: &str) -> bool {
     matches!(name, "ios-sdk-analytics" | "android-sdk-analytics" | "web-sdk-analytics")
 }
 
-/// The path as servers compare it: `%5F` is `_`. `None` if it is not UTF-8, or an escape is broken.
+/// Decodes percent-encoding. Returns `None` for an invalid escape, or if the result is not UTF-8.
 fn percent_decoded(path: &str) -> Option<String> {
     let mut parts = path.split('%');
     let mut decoded = parts.next()?.as_bytes().to_vec();
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_is_found_below_both_bases() {
+    fn operations_are_found_below_both_base_paths() {
         let id = || "x".to_owned();
         for (method, path, expected, user_id) in [
             (Method::POST, "uploaded_images", Route::Upload, true),
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_missed() {
+    fn unknown_paths_and_methods_are_not_found() {
         for path in [
             "/",
             "/v1",
@@ -163,7 +168,7 @@ mod tests {
             "/v1/uploaded%5",
             "/v1/uploaded%ff",
         ] {
-            assert_eq!(route(&Method::GET, path), Err(Miss::Path), "{path}");
+            assert_eq!(route(&Method::GET, path), Err(NotFound::Path), "{path}");
         }
         for (method, path, allow) in [
             (Method::GET, "/v1/sku_try_on_operations", "POST"),
@@ -172,7 +177,7 @@ mod tests {
             (Method::GET, "/v1/generated_images/x", "DELETE"),
             (Method::GET, "/analytics/v1/ios-sdk-analytics", "POST"),
         ] {
-            assert_eq!(route(&method, path), Err(Miss::Method(allow)), "{method} {path}");
+            assert_eq!(route(&method, path), Err(NotFound::Method(allow)), "{method} {path}");
         }
     }
 }

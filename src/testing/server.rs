@@ -1,7 +1,7 @@
-//! The stand-in on loopback ports, over real HTTP/1 and HTTP/2.
+//! Serves a [`FakeAiuta`] on loopback ports, over HTTP/1 and HTTP/2.
 //!
-//! Who owns what: a [`FakeServer`] owns two accept tasks, each of them its connections' tasks, and each of those the
-//! tasks of its HTTP/2 streams. Dropping an owner aborts what it owns, so dropping the server leaves nothing behind.
+//! A [`FakeServer`] owns two accept tasks. Each accept task owns the tasks of its connections, and each of those owns
+//! the tasks of its HTTP/2 streams. Dropping an owner aborts its tasks, so no task outlives the server.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::FakeAiuta;
 use super::record::Listener;
 
-/// A [`FakeAiuta`] on two loopback ports, one for the API and one for images, until it is dropped.
+/// Serves a [`FakeAiuta`] on two loopback ports, one for the API and one for the images, until it is dropped.
 ///
 /// ```
 /// use tower_aiuta_auth::testing::FakeAiuta;
@@ -43,13 +43,13 @@ pub struct FakeServer {
 }
 
 impl FakeServer {
-    /// The API's origin, `http://127.0.0.1:PORT`.
+    /// Returns the origin of the API: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// The origin of the images.
+    /// Returns the origin of the images: `http://127.0.0.1:PORT` with another port.
     #[must_use]
     pub fn storage_origin(&self) -> &str {
         &self.storage_origin
@@ -66,12 +66,14 @@ impl fmt::Debug for FakeServer {
 }
 
 impl FakeAiuta {
-    /// Puts the API on a free loopback port, and the images on another. Both speak HTTP/1 and, to a client that begins
-    /// with it, HTTP/2 without TLS. From then on the URLs of images name the new port. Has to run on tokio.
+    /// Serves the API on a free loopback port and the images on another one.
+    ///
+    /// Both ports serve HTTP/1 and, to clients with prior knowledge, HTTP/2 without TLS. From then on, the URLs of
+    /// images contain the port of the images. Must be called in a tokio runtime.
     ///
     /// # Errors
     ///
-    /// If no port can be had.
+    /// Returns an error if no port can be bound.
     pub async fn serve(&self) -> io::Result<FakeServer> {
         let (api, origin) = bind().await?;
         let (storage, storage_origin) = bind().await?;
@@ -95,7 +97,7 @@ async fn accept(listener: TcpListener, aiuta: FakeAiuta, at: Listener) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(connection(stream, aiuta.clone(), at))),
-                // Out of file descriptors, as a rule: it will not get better at once.
+                // Usually because no file descriptor is free. Retrying at once would loop without a pause.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -103,19 +105,19 @@ async fn accept(listener: TcpListener, aiuta: FakeAiuta, at: Listener) {
     }
 }
 
-/// Serves one connection. It ends when the client hangs up, or a request is to get no answer: see [`Fault::Disconnect`](super::Fault).
+/// Serves one connection until the client closes it or a request gets a [`Fault::Disconnect`](super::Fault).
 async fn connection(stream: TcpStream, aiuta: FakeAiuta, at: Listener) {
-    // Small answers at once, or tests take 40 ms each.
+    // With Nagle's algorithm, a small response can take 40 ms.
     let _ = stream.set_nodelay(true);
-    let cut = Arc::new(Notify::new());
+    let close = Arc::new(Notify::new());
     let service = service_fn(|request| {
-        let (aiuta, cut) = (aiuta.clone(), cut.clone());
+        let (aiuta, close) = (aiuta.clone(), close.clone());
         async move {
             match aiuta.answer(at, request).await {
                 Ok(reply) => Ok::<_, Infallible>(reply),
-                // An error would end an HTTP/2 stream only, so the connection is dropped from outside.
+                // An error would end only the HTTP/2 stream, so the code below drops the whole connection.
                 Err(_) => {
-                    cut.notify_one();
+                    close.notify_one();
                     std::future::pending().await
                 }
             }
@@ -125,13 +127,13 @@ async fn connection(stream: TcpStream, aiuta: FakeAiuta, at: Listener) {
     let _abort = AbortOnDrop(streams.clone());
     let builder = Builder::new(streams);
     tokio::select! {
-        // The client's errors are the client's to report.
+        // The test sees a connection error at its client.
         _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-        () = cut.notified() => {}
+        () = close.notified() => {}
     }
 }
 
-/// Runs HTTP/2 streams as tasks that end with their connection.
+/// Runs HTTP/2 streams as tasks, which [`AbortOnDrop`] ends with their connection.
 #[derive(Clone, Default)]
 struct Streams(Arc<Mutex<JoinSet<()>>>);
 

@@ -1,4 +1,4 @@
-//! A request's way through the stand-in: arrive, wait, fail if told so, be judged, be answered.
+//! Handles a request from arrival to response: record it, hold or delay it, apply a fault, authenticate it, answer it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,9 +16,9 @@ use super::FakeAiuta;
 use super::auth::authenticate;
 use super::dates::http_date;
 use super::faults::Fault;
-use super::record::{CREDENTIALS, Listener, Recorded};
+use super::record::{CREDENTIALS, Listener, RecordedRequest};
 use super::reply::{self, Reply};
-use super::routes::{Miss, Route, route};
+use super::routes::{NotFound, Route, route};
 use super::{upload, validate};
 use crate::BoxError;
 
@@ -29,7 +29,7 @@ where
     B::Error: Into<BoxError>,
 {
     type Response = Response<Full<Bytes>>;
-    /// The body's error, or a connection that [was cut](Fault::Disconnect).
+    /// The error of the request's body, or the error for a [`Fault::Disconnect`].
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -46,16 +46,16 @@ where
     }
 }
 
-/// A request that has been recorded.
+/// A request that has arrived and was recorded.
 struct Arrived {
-    /// Where its record is, and how often the records had been cleared by then.
+    /// How often the records had been cleared when the request arrived, and the index of its record.
     record: (u64, usize),
     fault: Option<Fault>,
     delay: Option<Duration>,
 }
 
 impl FakeAiuta {
-    /// The whole way of one request.
+    /// Handles one request.
     pub(super) async fn answer<B>(self, listener: Listener, request: Request<B>) -> Result<Reply, BoxError>
     where
         B: Body + Send + 'static,
@@ -68,7 +68,7 @@ impl FakeAiuta {
         let (mut reply, refusal) = match listener {
             Listener::Storage => (self.storage(&head), None),
             Listener::Api => {
-                // The sender is ours: it cannot have gone away.
+                // Only fails if the sender is dropped, and `aiuta` owns it.
                 let _ = self.shared.holds.subscribe().wait_for(|holds| *holds == 0).await;
                 if let Some(delay) = arrived.delay {
                     tokio::time::sleep(delay).await;
@@ -82,11 +82,11 @@ impl FakeAiuta {
         if let Ok(date) = HeaderValue::try_from(http_date(self.now())) {
             reply.headers_mut().insert(DATE, date);
         }
-        self.leave(&arrived, &reply, refusal);
+        self.record_outcome(&arrived, &reply, refusal);
         Ok(reply)
     }
 
-    /// In process one service stands for two hosts.
+    /// Returns the host of a request that arrived without a network, where one service represents both hosts.
     fn listener_of(&self, uri: &Uri, headers: &HeaderMap) -> Listener {
         let named = headers.get(HOST).and_then(|host| host.to_str().ok());
         let Some(host) = uri.authority().map(|authority| authority.as_str()).or(named) else { return Listener::Api };
@@ -97,11 +97,11 @@ impl FakeAiuta {
         }
     }
 
-    /// Records a request, and takes what the scripts have for it.
+    /// Records a request and takes its fault and delay from the queues.
     fn arrive(&self, listener: Listener, head: &request::Parts, body: &Bytes) -> Arrived {
         let state = &mut *self.state();
         let record = (state.cleared, state.requests.len());
-        state.requests.push(Recorded {
+        state.requests.push(RecordedRequest {
             listener,
             method: head.method.clone(),
             uri: head.uri.clone(),
@@ -114,13 +114,13 @@ impl FakeAiuta {
         if listener == Listener::Storage {
             return Arrived { record, fault: None, delay: None };
         }
-        // Under the lock, so that `clear_requests` cannot come between the record and the count.
+        // Under the lock, so that `clear_requests` never runs between the record and the count.
         self.shared.arrived.send_modify(|arrived| *arrived += 1);
         Arrived { record, fault: state.faults.next(), delay: state.delays.next() }
     }
 
-    /// Adds the outcome to the record, if that is still there.
-    fn leave(&self, arrived: &Arrived, reply: &Reply, refusal: Option<String>) {
+    /// Adds the outcome to the record, unless the records were cleared.
+    fn record_outcome(&self, arrived: &Arrived, reply: &Reply, refusal: Option<String>) {
         let state = &mut *self.state();
         let (cleared, index) = arrived.record;
         if let Some(record) = state.requests.get_mut(index).filter(|_| cleared == state.cleared) {
@@ -129,12 +129,12 @@ impl FakeAiuta {
         }
     }
 
-    /// The API's answer and, with a 401, the reason for it.
+    /// Returns the API's response and, for a 401, the reason.
     async fn api(&self, head: &request::Parts, body: Bytes) -> (Reply, Option<String>) {
         let route = match route(&head.method, head.uri.path()) {
             Ok(route) => route,
-            Err(Miss::Path) => return (reply::not_found(), None),
-            Err(Miss::Method(allow)) => return (reply::method_not_allowed(allow), None),
+            Err(NotFound::Path) => return (reply::not_found(), None),
+            Err(NotFound::Method(allow)) => return (reply::method_not_allowed(allow), None),
         };
         let now = self.now();
         let admitted =
@@ -145,7 +145,7 @@ impl FakeAiuta {
         }
     }
 
-    /// Refuses a token that was revoked, and remembers any other for the time when it will be.
+    /// Rejects a revoked token. Remembers any other token, so that `revoke_tokens` can revoke it.
     fn admit(&self, token: Option<String>) -> Result<(), String> {
         let Some(token) = token else { return Ok(()) };
         let mut state = self.state();
@@ -175,7 +175,7 @@ impl FakeAiuta {
         }
     }
 
-    /// The storage host's answer. A credential that comes this way has leaked.
+    /// Returns the storage host's response. A credential that arrives here was leaked.
     fn storage(&self, head: &request::Parts) -> Reply {
         let leaked: Vec<_> = CREDENTIALS.into_iter().filter(|name| head.headers.contains_key(name)).collect();
         let mut state = self.state();
@@ -196,7 +196,7 @@ impl FakeAiuta {
     }
 }
 
-/// `None`: there is no answer.
+/// Returns `None` if the request gets no response.
 fn fault_reply(fault: Fault) -> Option<Reply> {
     match fault {
         Fault::Unauthorized => Some(reply::unauthorized()),
@@ -212,7 +212,7 @@ struct Disconnected;
 
 impl fmt::Display for Disconnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection was cut before an answer came, as the test asked for")
+        f.write_str("the connection was closed without a response, as requested by `Fault::Disconnect`")
     }
 }
 

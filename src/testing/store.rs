@@ -1,4 +1,5 @@
-//! What the account holds: photos, operations and their results. Every method is one operation and makes its answer.
+//! Stores an account's images and operations. The public methods implement the API's operations and build the
+//! responses.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,13 +15,13 @@ use super::reply::{self, Reply};
 use super::routes::Kind;
 use super::validate::Order;
 
-/// How long images are kept. The API does not say; nothing is deleted here when it is over.
+/// The lifetime in `expires_at`. The real value is not documented. The store never deletes an expired image.
 const IMAGE_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 
-/// The predefined models: their categories and ids.
+/// Category and id of each predefined model.
 const MODELS: [(&str, &str); 2] = [("woman", "model_woman_00"), ("man", "model_man_00")];
 
-/// A PNG of one grey pixel: what the predefined models look like.
+/// A PNG of one grey pixel, used for the predefined models and the images added by id.
 const PIXEL: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0:~\x9bU\
     \0\0\0\nIDATx\xdach\0\0\0\x82\0\x81\xdaE\x08;\0\0\0\0IEND\xaeB`\x82";
 
@@ -28,7 +29,7 @@ pub(super) struct Store {
     storage_origin: String,
     images: HashMap<String, Image>,
     operations: HashMap<String, Operation>,
-    /// The last id that was given away.
+    /// The number in the last id that was created.
     last_id: u64,
     started: usize,
 }
@@ -49,14 +50,14 @@ enum Origin {
 struct Operation {
     kind: Kind,
     stage: Stage,
-    /// The photo that is tried on, and what becomes the result.
+    /// The uploaded image, which is also returned as the result.
     photo: Bytes,
 }
 
 enum Stage {
     Created,
     InProgress,
-    /// With the id of the result.
+    /// Contains the id of the generated image.
     Success(String),
 }
 
@@ -79,12 +80,12 @@ impl Store {
         &self.storage_origin
     }
 
-    /// From now on images are said to be there.
+    /// Changes the origin in the URLs of images.
     pub(super) fn move_storage(&mut self, origin: String) {
         self.storage_origin = origin;
     }
 
-    /// How many operations were started.
+    /// Returns the number of operations that were started.
     pub(super) fn started(&self) -> usize {
         self.started
     }
@@ -93,6 +94,11 @@ impl Store {
         let id = self.next_id("user_image");
         self.keep(&id, Origin::Uploaded, data, now);
         reply::ok(&self.describe(&id))
+    }
+
+    /// Adds an uploaded image with a given id.
+    pub(super) fn add(&mut self, id: &str, now: SystemTime) {
+        self.keep(id, Origin::Uploaded, Bytes::from_static(PIXEL), now);
     }
 
     pub(super) fn uploaded_image(&self, id: &str) -> Reply {
@@ -125,7 +131,7 @@ impl Store {
         })
     }
 
-    /// Answers with the operation's state, and moves it on by one step.
+    /// Returns the operation's status and advances the operation by one step.
     pub(super) fn poll(&mut self, kind: Kind, id: &str, now: SystemTime) -> Reply {
         let Some(operation) = self.operations.get_mut(id).filter(|operation| operation.kind == kind) else {
             return reply::detail(StatusCode::BAD_REQUEST, "Operation not found");
@@ -154,7 +160,7 @@ impl Store {
         reply::ok(&json!({ "id": id, "status": status, "error": null, "generated_images": images }))
     }
 
-    /// The predefined models, or 304 if the caller has them already.
+    /// Returns the predefined models, or 304 if the client has the current list.
     pub(super) fn models(&self, headers: &HeaderMap) -> Reply {
         let list: Vec<_> = MODELS
             .iter()
@@ -169,15 +175,15 @@ impl Store {
         let mut hasher = DefaultHasher::new();
         list.to_string().hash(&mut hasher);
         let tag = format!("\"{:016x}\"", hasher.finish());
-        let fresh = if is_known(headers, &tag) { reply::empty(StatusCode::NOT_MODIFIED) } else { reply::ok(&list) };
+        let response = if is_known(headers, &tag) { reply::empty(StatusCode::NOT_MODIFIED) } else { reply::ok(&list) };
         match HeaderValue::try_from(tag) {
-            Ok(tag) => reply::with_header(fresh, ETAG, tag),
-            Err(_) => fresh,
+            Ok(tag) => reply::with_header(response, ETAG, tag),
+            Err(_) => response,
         }
     }
 
-    /// The bytes of an image, at the storage host. The type is told from the first bytes, and PNG is the default, as
-    /// Aiuta's OpenAPI files say of uploads.
+    /// Returns the bytes of an image, on the storage host. The content type depends on the first bytes. The default is
+    /// PNG, as for uploads in Aiuta's OpenAPI files.
     pub(super) fn download(&self, path: &str) -> Reply {
         let Some(image) = path.strip_prefix("/images/").and_then(|id| self.images.get(id)) else {
             return reply::not_found();
@@ -203,13 +209,13 @@ impl Store {
         self.images.get(id).filter(|image| image.origin == origin)
     }
 
-    /// `AiutaImage` of the OpenAPI files.
+    /// Returns an `AiutaImage` of the OpenAPI files.
     fn describe(&self, id: &str) -> Value {
         let expires_at = self.images.get(id).map(|image| rfc3339(image.expires_at));
         json!({ "id": id, "owner_type": "user", "url": self.url(id), "expires_at": expires_at })
     }
 
-    /// `AiutaImage` again, or `GeneratedSkuImage`, which has the address twice.
+    /// Returns an `AiutaImage` or a `GeneratedSkuImage`, which contains the URL twice.
     fn describe_result(&self, kind: Kind, id: &str) -> Value {
         let mut image = self.describe(id);
         if kind == Kind::SkuImages {
@@ -232,7 +238,7 @@ fn no_such_image() -> Reply {
     reply::detail(StatusCode::BAD_REQUEST, "Image not found")
 }
 
-/// Whether `If-None-Match` names the tag: `*`, or one of a list, by weak comparison (RFC 9110, section 13.1.2).
+/// Returns whether `If-None-Match` contains `*` or the tag, by weak comparison (RFC 9110, section 13.1.2).
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);

@@ -1,4 +1,4 @@
-//! Is a token genuine and in time? Judged as PyJWT judges it, with no leeway.
+//! Verifies a token's signature, issuer and times as PyJWT does, without leeway.
 
 use std::time::SystemTime;
 
@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 /// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
 
-/// Verifies a token, or says why it is refused (without quoting it).
+/// Verifies a token and returns its claims. The error is the reason for the rejection and never contains the token.
 ///
-/// HS256 alone, by the raw bytes of the secret; `iss` has to be the issuer. `exp`, `iat` and `nbf` are judged where
-/// they are given, as PyJWT does: it demands none of them, and drops the fraction of a number. In two points it is not
-/// followed: it takes digits in a string for a time, and refuses `aud` unless it is told whom to expect there.
+/// Only HS256 with the raw bytes of the secret is accepted, and `iss` must be the issuer. Like PyJWT, this checks
+/// `exp`, `iat` and `nbf` only if they are present, and drops the fraction of a number. Unlike PyJWT, it rejects times
+/// that are strings of digits, and accepts any `aud`.
 pub(super) fn verify(token: &str, issuer: &str, secret: &str, now: SystemTime) -> Result<Claims, &'static str> {
     let (message, signature) = token.rsplit_once('.').ok_or("the token has no signature")?;
     let (header, payload) = message.split_once('.').ok_or("the token has no payload")?;
@@ -44,8 +44,8 @@ pub(super) fn verify(token: &str, issuer: &str, secret: &str, now: SystemTime) -
     Ok(claims)
 }
 
-/// Asks the backend by name. With both backends of jsonwebtoken in a build, its own `decode` panics for want of a
-/// choice between them, and the choice belongs to the program.
+/// Uses one backend explicitly. If a build has both backends of jsonwebtoken, `jsonwebtoken::decode` panics until the
+/// program selects one for the whole process.
 fn is_signed_by(secret: &str, message: &str, signature: &Vec<u8>) -> bool {
     let key = DecodingKey::from_secret(secret.as_bytes());
     (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::HS256, &key)
@@ -56,15 +56,15 @@ fn object(part: &str) -> Option<Claims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// A claim that is a time, in nanoseconds since the epoch: seconds on the wire, their fraction dropped.
-fn time(claims: &Claims, name: &str, complaint: &'static str) -> Result<Option<i128>, &'static str> {
+/// Returns a claim with a time in seconds as whole seconds, in nanoseconds since the Unix epoch.
+fn time(claims: &Claims, name: &str, error: &'static str) -> Result<Option<i128>, &'static str> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
-    let seconds = whole.or_else(|| value.as_f64().map(truncated)).ok_or(complaint)?;
+    let seconds = whole.or_else(|| value.as_f64().map(truncated)).ok_or(error)?;
     Ok(Some(seconds.saturating_mul(1_000_000_000)))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the cast saturates, which is later or earlier than any clock")]
+#[expect(clippy::cast_possible_truncation, reason = "the cast saturates at times that no clock reaches")]
 fn truncated(seconds: f64) -> i128 {
     seconds as i128
 }

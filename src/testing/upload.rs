@@ -1,4 +1,4 @@
-//! The body of an upload: `multipart/form-data` with the field `image_data`, as Aiuta's OpenAPI files say.
+//! Reads the body of an upload: `multipart/form-data` with the field `image_data`, as in Aiuta's OpenAPI files.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -6,11 +6,11 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyDataStream, Full};
 use multer::Multipart;
 
-use super::reply::Problem;
+use super::reply::ValidationError;
 
-/// The photo in an upload, or what is wrong with the upload.
-pub(super) async fn image_data(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Problem> {
-    find(headers, body).await.ok_or_else(|| Problem::missing("image_data"))
+/// Returns the image in an upload.
+pub(super) async fn image_data(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ValidationError> {
+    find(headers, body).await.ok_or_else(|| ValidationError::missing("image_data"))
 }
 
 async fn find(headers: &HeaderMap, body: Bytes) -> Option<Bytes> {

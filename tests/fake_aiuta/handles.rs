@@ -66,7 +66,7 @@ fn handles_can_be_sent_and_shared() {
     check::<FakeServer>();
     check::<Hold>();
     check::<ManualClock>();
-    check::<Recorded>();
+    check::<RecordedRequest>();
     fn future<F: Future + Send>(_: F) {}
     let aiuta = aiuta();
     future(aiuta.serve());

@@ -16,7 +16,7 @@ use super::*;
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo";
 
 fn credentials(aiuta: &FakeAiuta) -> Vec<Credential> {
-    aiuta.requests().iter().map(tower_aiuta_auth::testing::Recorded::credential).collect()
+    aiuta.requests().iter().map(tower_aiuta_auth::testing::RecordedRequest::credential).collect()
 }
 
 /// Upload, start, look, download: the image's id.
