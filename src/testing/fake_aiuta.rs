@@ -167,6 +167,37 @@ impl FakeAiuta {
         &self.config.secret
     }
 
+    /// Adds an uploaded image with this id, so that a try-on of it is answered 200 without an upload.
+    ///
+    /// The image is a PNG of one pixel. It replaces an image that has the same id. All handles see it.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Request, header::CONTENT_TYPE};
+    /// use http_body_util::Full;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_aiuta_auth::{AiutaAuthLayer, JwtSigner, testing::FakeAiuta};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_aiuta_auth::BoxError> {
+    /// let aiuta = FakeAiuta::new();
+    /// aiuta.add_image("my-image");
+    ///
+    /// let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?;
+    /// let client = AiutaAuthLayer::jwt(aiuta.subscription_id(), signer)?.layer(aiuta.clone());
+    /// let request = Request::post("https://api.aiuta.com/v1/sku_try_on_operations")
+    ///     .header(CONTENT_TYPE, "application/json")
+    ///     .body(Full::<Bytes>::from(r#"{"uploaded_image_id":"my-image","sku_id":"dress-1"}"#))?;
+    /// let response = client.oneshot(request).await?;
+    /// assert_eq!(response.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_image(&self, id: impl Into<String>) {
+        let now = self.config.clock.now();
+        self.state().store.add(&id.into(), now);
+    }
+
     /// Every request that has arrived, in order, the storage host's among them.
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {

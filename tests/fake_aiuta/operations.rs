@@ -33,6 +33,31 @@ async fn a_try_on_works_in_process_and_over_both_versions_of_http() {
 }
 
 #[tokio::test]
+async fn an_added_image_can_be_tried_on_and_deleted() {
+    let aiuta = aiuta();
+    let other_handle = aiuta.clone();
+    let body = json!({ "uploaded_image_id": "my-image", "sku_id": "x" });
+    let token = bearer(body.clone());
+    for path in ["/digital-try-on/v1/sku_images_operations", "/v1/sku_try_on_operations"] {
+        let start = async || {
+            let start = request(Method::POST, path, ("authorization", token.as_str()), &body);
+            send(&other_handle, start).await.status
+        };
+        assert_eq!(start().await, 400, "the image does not exist yet");
+        aiuta.add_image("my-image");
+        assert_eq!(start().await, 200);
+
+        let image = send(&aiuta, get("/v1/uploaded_images/my-image", USER)).await.json();
+        assert_eq!((&image["id"], &image["expires_at"]), (&json!("my-image"), &json!("2027-01-16T08:00:00Z")));
+        let picture = send(&aiuta, get(image["url"].as_str().unwrap(), NOTHING)).await;
+        assert_eq!((picture.status.as_u16(), &picture.headers[CONTENT_TYPE]), (200, &"image/png".parse().unwrap()));
+        let delete = request(Method::DELETE, "/v1/uploaded_images/my-image", KEY, &Value::Null);
+        assert_eq!(send(&aiuta, delete).await.status, 204);
+    }
+    assert_eq!(aiuta.operations_started(), 2);
+}
+
+#[tokio::test]
 async fn no_credential_may_reach_the_storage_host() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
