@@ -1,86 +1,98 @@
 //! A [Tower](tower_layer) layer that authenticates every request to [Aiuta](https://aiuta.com)'s virtual try-on API.
 //!
-//! One [`AiutaAuthLayer`] on any Tower HTTP client; after it each request carries exactly the credential that Aiuta expects, and no
-//! other host ever sees it.
+//! Put one [`AiutaAuthLayer`] on any HTTP client that is a Tower service. Each request then carries the credential that
+//! Aiuta expects for it. No credential is sent to another host.
 //!
 //! ```
-//! use tower::{Service, ServiceBuilder, ServiceExt};
-//! use tower_aiuta_auth::{AiutaAuthLayer, BoxError, JwtSigner};
-//! # use bytes::Bytes;
-//! # use http::{Request, Response};
-//! # use http_body_util::Full;
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_aiuta_auth::{AiutaAuthLayer, BoxError, JwtSigner, testing::FakeAiuta};
 //!
-//! # async fn example() -> Result<(), BoxError> {
-//! # let http_client = tower::service_fn(|request: Request<Full<Bytes>>| async move {
-//! #     assert!(request.headers()["authorization"].to_str()?.starts_with("Bearer ey"));
-//! #     Ok::<_, BoxError>(Response::new(()))
-//! # });
-//! let signer = JwtSigner::hs256("issuer-id", "issuer-secret")?;
-//! let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer)?;
-//! let mut client = ServiceBuilder::new().layer(layer).service(http_client);
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! // A stand-in for Aiuta's API, in the place of an HTTP client.
+//! let aiuta = FakeAiuta::new();
+//! aiuta.add_image("user_image-06f5948c");
 //!
-//! // The token is made for what this body says, cached, refreshed, and replaced if Aiuta refuses it.
-//! let try_on = r#"{"uploaded_image_id":"user_image-06f5948c","sku_id":"dress-1"}"#;
-//! let request = Request::post("https://api.aiuta.com/digital-try-on/v1/sku_images_operations")
+//! let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret())?;
+//! let layer = AiutaAuthLayer::jwt(aiuta.subscription_id(), signer)?;
+//! let client = ServiceBuilder::new().layer(layer).service(aiuta.clone());
+//!
+//! // The token is made for the params in this body. It is cached, refreshed, and replaced if Aiuta rejects it.
+//! let body = r#"{"uploaded_image_id":"user_image-06f5948c","sku_id":"dress-1"}"#;
+//! let try_on = Request::post("https://api.aiuta.com/digital-try-on/v1/sku_images_operations")
 //!     .header("content-type", "application/json")
-//!     .body(Full::from(try_on))?;
-//! let response = client.ready().await?.call(request).await?;
+//!     .body(Full::<Bytes>::from(body))?;
+//! let response = client.oneshot(try_on).await?;
+//! assert_eq!(response.status(), 200);
 //! # Ok(())
 //! # }
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example()).unwrap();
 //! ```
 //!
 //! # A request's path
 //!
 //! ```text
-//! request ─▶ trusted origin? ──no──▶ inner service, untouched
-//!               │yes
+//! request ─▶ trusted origin? ── no ──▶ inner service, unchanged
+//!               │ yes
 //!               ▼
-//!         ApiKey ────────────────────────────────────▶ x-api-key ───────────┐
-//!         Jwt ─▶ access? ── SubscriptionId ──────────────▶ x-user-id ───────────┤
-//!                  └─ Jwt ─▶ params ─▶ token cache ── hit ─▶ Bearer ────┤
-//!                                              └─ miss ─▶ flight ─▶ source  ▼
-//!                                                                      inner service
-//!                       forget that token, make another, replay once ◀── 401 │
-//!                                                                            ▼
-//!                                                                         response
+//!         API key ───────────────────────────────────▶ x-api-key ──────┐
+//!         JWT ─▶ access? ─┬─ Anonymous ───────────▶ no credential ─────┤
+//!                         ├─ SubscriptionId ─────────▶ x-user-id ──────┤
+//!                         └─ Jwt ─▶ params ─▶ token cache ─▶ Bearer ───┤
+//!                                              │ miss        ▲         ▼
+//!                                              └─▶ fetch ────┘   inner service
+//!                                                                      │
+//!         forget the token, fetch another, send once more ◀── 401 ─────┤
+//!                                                                      ▼
+//!                                                                  response
 //! ```
 //!
-//! # Words
+//! The layer asks which credential a request needs ([`Access`]) only where it has JWTs. With an API key, every request
+//! gets the key unless [`Access::Anonymous`] is in its extensions.
 //!
-//! | word | meaning |
+//! # Terms
+//!
+//! | term | meaning |
 //! |---|---|
-//! | credential | what the caller holds: an API key, or a subscription id with a token source |
-//! | [access](Access) | what one request needs: `Jwt` (a JWT), `SubscriptionId` (the subscription id), `Anonymous` (nothing) |
-//! | [params](AuthParams) | the key–value pairs a JWT is made for; also the cache key |
-//! | [partition](AuthParams#params-are-no-authorization) | whom the params belong to: part of the key and seen by the source, never signed |
-//! | [token](Jwt) | the compact string and the lifetime read from it |
-//! | [source](TokenSource) | makes a token for params; the official SDKs' `getJwt` |
-//! | flight | one running call of the source, awaited by every request that needs its result |
-//! | signer | makes JWTs in-process: [`JwtSigner`] |
-//! | issuer | the server-side component that hands them out over HTTP: [`JwtIssuer`], asked by [`RemoteTokenSource`] |
+//! | credential | the secret or id that a request carries: an API key, a subscription id or a JWT |
+//! | [access](Access) | the credential that one request needs: a JWT, the subscription id, or none |
+//! | [params](AuthParams) | the key–value pairs that a JWT is made for; together with the partition, the cache key |
+//! | [partition](AuthParams::with_partition) | the end user or tenant that params belong to; visible to the token source, never signed |
+//! | [token](Jwt) | a JWT with the lifetime read from it |
+//! | [token source](TokenSource) | makes a token for params, as `getJwt` does in the official SDKs |
+//! | fetch | one call of the token source, shared by all requests that need its result |
+//! | signer | [`JwtSigner`], a token source that signs JWTs in this process |
+//! | issuer | [`JwtIssuer`], the server-side component that answers [`RemoteTokenSource`] with tokens over HTTP |
+//! | rejected | Aiuta answered 401 to a token |
+//! | denied | the token source refused to make a token |
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `signer` | yes | [`JwtSigner`], by `jsonwebtoken` on `aws-lc-rs` (needs a C compiler) |
-//! | `signer-rust-crypto` | | [`JwtSigner`] by RustCrypto instead (needs none) |
-//! | `tokio` | yes | fetches that outlive their callers, and timers; brings `tokio` (`rt`, `time`) |
+//! | `signer` | yes | [`JwtSigner`], with `jsonwebtoken` on `aws-lc-rs` (needs a C compiler) |
+//! | `signer-rust-crypto` | | [`JwtSigner`], with RustCrypto (needs no C compiler) |
+//! | `tokio` | yes | fetches that outlive their callers, refreshes ahead of expiry, and timers; brings `tokio` (`rt`, `time`) |
 //! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes, wrong clocks and withheld credentials; brings `tracing` |
 //! | `retry` | | [`AiutaRetryPolicy`], a policy for tower's `Retry`; brings `tower` (`retry`) |
-//! | `remote` | | [`RemoteTokenSource`], tokens from your backend |
-//! | `issuer` | | [`JwtIssuer`], the server-side component that hands out tokens |
+//! | `remote` | | [`RemoteTokenSource`], which fetches tokens from your backend |
+//! | `issuer` | | [`JwtIssuer`], the server-side component that issues tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
-//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`, with `remote` also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
+//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`; with `remote`, also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
 //!
-//! Without `tokio` no runtime is needed at all: a fetch is driven by the requests that wait for it.
+//! With `tokio`, runtimes need timers enabled, as for tower's own `Timeout`.
+//!
+//! Without `tokio`, no runtime is needed. The requests that wait for a fetch drive it, and a token is fetched again when
+//! it has expired instead of being refreshed ahead of that.
 //!
 //! # What it is not for
 //!
-//! It does not call Aiuta's operations for you, retry failed requests, or follow redirects; it goes with the Tower layers that do. It
-//! does not decide who may try on what: see [`AuthParams`] for what has to be checked before params are signed.
+//! This crate does not call Aiuta's operations for you, retry failed requests or follow redirects. It works together with
+//! the Tower layers that do. It does not decide who may try on what: see [`AuthParams`] for the checks to make before
+//! params are signed.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -124,8 +136,3 @@ pub use source::JwtSigner;
 #[cfg(feature = "remote")]
 pub use source::RemoteTokenSource;
 pub use source::{BoxTokenSource, FetchReason, SourceFn, TokenRequest, TokenSource, source_fn};
-
-/// The README's code, compiled and run as doc tests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
