@@ -176,7 +176,7 @@ impl AuthError {
     }
 
     /// The source asked for a pause, by `cause`'s `retry_after`, of which `remaining` is left.
-    pub(crate) fn held_off(cause: Arc<TokenError>, remaining: Duration) -> Self {
+    pub(crate) fn cooling_down(cause: Arc<TokenError>, remaining: Duration) -> Self {
         let message = "the token source failed earlier and asked not to be called yet";
         Self { message, retry_after: Some(remaining), ..Self::from_source(cause) }
     }

@@ -80,7 +80,7 @@ impl Cooldowns {
             .filter_map(|hold| hold.left(now).map(|left| (left, hold)))
             .max_by_key(|(left, _)| *left);
         match longest {
-            Some((left, hold)) => Err(AuthError::held_off(Arc::clone(&hold.cause), left)),
+            Some((left, hold)) => Err(AuthError::cooling_down(Arc::clone(&hold.cause), left)),
             None => Ok(()),
         }
     }
