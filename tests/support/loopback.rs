@@ -1,5 +1,5 @@
 //! Both ends of a real connection: a hyper server for a Tower service, a hyper-util client, and raw bytes for either.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::convert::Infallible;
 

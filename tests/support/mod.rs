@@ -1,5 +1,9 @@
 //! What the tests share: a recording inner service, a source that counts, tokens, and short ways to make and send requests.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+pub mod captured_events;
+pub mod loopback;
+pub mod servers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

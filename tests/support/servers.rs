@@ -1,5 +1,4 @@
 //! Servers on loopback for what `FakeAiuta` never does: they redirect, or are somebody else's.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::future::IntoFuture;
 use std::net::Ipv4Addr;
@@ -16,7 +15,7 @@ use tower::ServiceExt;
 use tower_aiuta_auth::testing::{FakeAiuta, FakeServer};
 use tower_aiuta_auth::{AiutaAuthLayer, JwtSigner};
 
-use super::support::{Recorder, Seen};
+use super::{Recorder, Seen};
 
 /// A server that speaks HTTP/1 and, to a client that begins with it, HTTP/2, until it is dropped.
 pub struct Server {

@@ -1,0 +1,292 @@
+//! Composition over real transports: hyper-util's client by HTTP/1 and by HTTP/2, reqwest, and axum's `Router` in process, each with Tower's
+//! middleware on either side; each test's name says what that order does, and README's section on order is the list of them. That nothing is called
+//! without being polled ready is in `tower.rs`.
+
+mod orders;
+mod transports;
+
+use std::time::Duration;
+
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tower::retry::RetryLayer;
+use tower::timeout::TimeoutLayer;
+use tower::timeout::error::Elapsed;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_aiuta_auth::testing::{FakeAiuta, FakeServer, Fault};
+use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody, TokenCache};
+use tower_http::follow_redirect::FollowRedirectLayer;
+use transports::*;
+
+use crate::support::servers::{Server, redirecting, with_api_key, with_jwt};
+use crate::support::*;
+
+const START: &str = "/digital-try-on/v1/sku_images_operations";
+const MODELS: &str = "/digital-try-on/v1/predefined_try_on_models";
+
+/// A stand-in on a port, with one image.
+async fn aiuta() -> (FakeAiuta, FakeServer, String) {
+    let aiuta = FakeAiuta::new();
+    let server = aiuta.serve().await.unwrap();
+    let form = "--b\r\ncontent-disposition: form-data; name=\"image_data\"; filename=\"p.jpg\"\r\ncontent-type: image/jpeg\r\n\r\n\
+        \u{7f} a photo\r\n--b--\r\n";
+    let upload = Request::post(format!("{}/digital-try-on/v1/uploaded_images", server.origin()))
+        .header("x-api-key", aiuta.api_key())
+        .header("content-type", "multipart/form-data; boundary=b")
+        .body(Full::<Bytes>::from(form))
+        .unwrap();
+    let uploaded = read_whole(aiuta.clone().oneshot(upload).await.unwrap()).await.unwrap();
+    let image = serde_json::from_slice::<Value>(uploaded.body()).unwrap()["id"].as_str().unwrap().to_owned();
+    aiuta.clear_requests();
+    (aiuta, server, image)
+}
+
+fn start<B: RequestBody>(origin: &str, image: &str) -> Request<B> {
+    let order = json!({ "uploaded_image_id": image, "sku_id": "dress-1" }).to_string();
+    let request = Request::post(format!("{origin}{START}")).header("content-type", "application/json");
+    request.body(B::from_bytes(order.into())).unwrap()
+}
+
+fn statuses(aiuta: &FakeAiuta) -> Vec<Option<u16>> {
+    aiuta.requests().iter().map(|request| request.status).collect()
+}
+
+fn tokens_sent(aiuta: &FakeAiuta) -> Vec<HeaderValue> {
+    aiuta.requests().iter().map(|request| request.headers["authorization"].clone()).collect()
+}
+
+/// Sends a request, with a token by its own means, a revocation and both schemes.
+async fn exercise<S, B, R>(transport: S, name: &str)
+where
+    S: Service<Request<B>, Response = Response<R>, Error: Into<BoxError>> + Clone,
+    B: RequestBody<Error: Into<BoxError>> + Unpin,
+{
+    let (aiuta, server, image) = aiuta().await;
+    let get = || Request::get(format!("{}{MODELS}", server.origin())).body(B::from_bytes(Bytes::new())).unwrap();
+    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+        aiuta.clear_requests();
+        let mut client = layer.layer(transport.clone());
+        assert_eq!(client.ready().await.unwrap().call(get()).await.unwrap().status(), 200, "{name}");
+        for _ in 0..2 {
+            let start = start(server.origin(), &image);
+            assert_eq!(client.ready().await.unwrap().call(start).await.unwrap().status(), 200, "{name}");
+            aiuta.revoke_tokens();
+        }
+        let expected: &[_] = if layer.token_cache().is_some() { &[200, 200, 401, 200] } else { &[200; 3] };
+        assert_eq!(statuses(&aiuta), expected.iter().copied().map(Some).collect::<Vec<_>>(), "{name}");
+    }
+    assert_eq!(aiuta.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
+    exercise::<_, Full<Bytes>, _>(hyper(false), "HTTP/1").await;
+    exercise::<_, Full<Bytes>, _>(hyper(true), "HTTP/2").await;
+    exercise::<_, AxumBody, _>(hyper(true), "HTTP/2, axum's body").await;
+    exercise::<_, reqwest::Body, _>(reqwest(), "reqwest").await;
+}
+
+#[tokio::test]
+async fn the_layer_works_directly_on_an_axum_router_in_process() {
+    let (aiuta, server, image) = aiuta().await;
+    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+        aiuta.clear_requests();
+        let client = layer.layer(router(&aiuta));
+        for _ in 0..2 {
+            let start = start::<AxumBody>(server.origin(), &image);
+            assert_eq!(client.clone().oneshot(start).await.unwrap().status(), 200);
+            aiuta.revoke_tokens();
+        }
+        let replayed = usize::from(layer.token_cache().is_some());
+        assert_eq!(aiuta.requests().len(), 2 + replayed);
+        // The Router could look at the whole request, as it was to be sent.
+        assert!(aiuta.requests().iter().all(|request| request.uri.authority().is_some()));
+    }
+}
+
+#[tokio::test]
+async fn each_client_speaks_its_version_of_http() {
+    for ((name, transport), version) in
+        networks().into_iter().zip([Version::HTTP_11, Version::HTTP_2, Version::HTTP_11])
+    {
+        let (aiuta, server, image) = aiuta().await;
+        let client = with_jwt(&aiuta, &server).layer(transport);
+        assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
+        assert_eq!(aiuta.requests().iter().map(|request| request.version).collect::<Vec<_>>(), [version], "{name}");
+    }
+}
+
+/// Repeats what was answered with 503, and forgets all tokens before it does.
+#[derive(Clone)]
+struct AfterClearing(TokenCache);
+
+impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
+    type Future = std::future::Ready<()>;
+
+    fn retry(&mut self, _: &mut Req, result: &mut Result<Res, BoxError>) -> Option<Self::Future> {
+        let failed = result.as_ref().is_ok_and(|response| response.status() == StatusCode::SERVICE_UNAVAILABLE);
+        failed.then(|| {
+            self.0.clear();
+            std::future::ready(())
+        })
+    }
+
+    fn clone_request(&mut self, request: &Req) -> Option<Req> {
+        Some(request.clone())
+    }
+}
+
+#[tokio::test]
+async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
+    for at in 0..4 {
+        // A stand-in for each, so that nothing is left of another.
+        let (aiuta, server, image) = aiuta().await;
+        let (name, transport) = transports(&aiuta)[at].clone();
+        let layer = with_jwt(&aiuta, &server);
+        let tokens = layer.token_cache().unwrap();
+        aiuta.fail_next(2, Fault::Unavailable);
+        let client = RetryLayer::new(AfterClearing(tokens.clone())).layer(layer.layer(transport));
+        assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
+        assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 3), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
+    for at in 0..4 {
+        // A stand-in for each, so that nothing is left of another.
+        let (aiuta, server, image) = aiuta().await;
+        let (name, transport) = transports(&aiuta)[at].clone();
+        let layer = with_jwt(&aiuta, &server);
+        let tokens = layer.token_cache().unwrap();
+        aiuta.fail_next(2, Fault::Unavailable);
+        let client = layer.layer(RetryLayer::new(AfterClearing(tokens.clone())).layer(transport));
+        assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
+        assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 1), "{name}");
+        let sent = tokens_sent(&aiuta);
+        assert!(sent.iter().all(|token| *token == sent[0]), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_goes_on() {
+    for (name, transport) in networks() {
+        let home = Recorder::new();
+        let server = Server::of(&home).await;
+        let gate = Gate::closed();
+        let source = Source::behind(&gate);
+        let layer = jwt(source.clone()).origins([server.origin()]).build().unwrap();
+        let client = BoxCloneSyncService::new(
+            TimeoutLayer::new(Duration::from_millis(20)).layer(layer.layer(transport.clone())),
+        );
+        let error = client.oneshot(start(server.origin(), "image-1")).await.unwrap_err();
+        assert!(error.is::<Elapsed>() && home.count() == 0, "{name}");
+        gate.open(1);
+        // Another client of the same layer, which has all the time.
+        let answer = layer.layer(transport).oneshot(start(server.origin(), "image-1")).await.unwrap();
+        assert_eq!((answer.status(), source.calls()), (StatusCode::OK, 1), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
+    for (name, transport) in networks() {
+        let (aiuta, server, image) = aiuta().await;
+        let layer = with_jwt(&aiuta, &server);
+        let hold = aiuta.hold();
+        let client = BoxCloneSyncService::new(
+            layer.layer(TimeoutLayer::new(Duration::from_millis(20)).layer(transport.clone())),
+        );
+        let error = client.oneshot(start(server.origin(), &image)).await.unwrap_err();
+        assert!(error.is::<Elapsed>(), "{name}");
+        hold.release();
+        let answer = layer.layer(transport).oneshot(start(server.origin(), &image)).await.unwrap();
+        let stats = layer.token_cache().unwrap().stats();
+        assert_eq!((answer.status(), stats.fetches, stats.hits), (StatusCode::OK, 1, 1), "{name}");
+    }
+}
+
+/// Home sends what comes to `/there` abroad, and abroad sends it to `/back` at home.
+async fn there_and_back() -> (Server, Recorder, Server, Recorder) {
+    let back = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let abroad = redirecting({
+        let back = back.clone();
+        move |_| back.get().cloned()
+    });
+    let foreign = Server::of(&abroad).await;
+    let there = format!("{}/photo", foreign.origin());
+    let home = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
+    let aiuta = Server::of(&home).await;
+    back.set(format!("{}/back", aiuta.origin())).unwrap();
+    (aiuta, home, foreign, abroad)
+}
+
+#[tokio::test]
+async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() {
+    for (name, transport) in networks() {
+        let (aiuta, home, _foreign, abroad) = there_and_back().await;
+        let origins = [aiuta.origin()];
+        for (layer, credential) in [
+            (AiutaAuthLayer::builder().api_key("key").origins(origins).build().unwrap(), "x-api-key"),
+            (jwt(Source::new()).origins(origins).build().unwrap(), "authorization"),
+        ] {
+            let client = FollowRedirectLayer::new().layer(layer.layer(transport.clone()));
+            let answer = client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
+            assert_eq!(answer.status(), 200, "{name}");
+            let [.., there, back] = &home.seen()[..] else { panic!("{name}: it did not come back") };
+            assert_eq!((there.uri.path(), back.uri.path()), ("/there", "/back"), "{name}");
+            assert_eq!((there.credentials(), back.credentials()), (vec![credential], vec![credential]), "{name}");
+            assert_eq!(abroad.last().credentials(), [""; 0], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abroad_as_the_readme_warns() {
+    // Not as it should be: as tower-http is. The layer can't see what happens beneath it.
+    for (name, transport) in networks() {
+        let (aiuta, _, _foreign, abroad) = there_and_back().await;
+        for (layer, credential) in [
+            (AiutaAuthLayer::builder().api_key("key"), "x-api-key"),
+            (jwt(Source::new()).access_rule(|_, _| Some(Access::SubscriptionId)), "x-user-id"),
+        ] {
+            let layer = layer.origins([aiuta.origin()]).build().unwrap();
+            let client = layer.layer(FollowRedirectLayer::new().layer(transport.clone()));
+            client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
+            assert_eq!(abroad.last().credentials(), [credential], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_order_in_the_readme_works_over_every_transport() {
+    for at in 0..4 {
+        // A stand-in for each, so that nothing is left of another.
+        let (aiuta, server, image) = aiuta().await;
+        let (name, transport) = transports(&aiuta)[at].clone();
+        let layer = with_jwt(&aiuta, &server);
+        let tokens = layer.token_cache().unwrap().clone();
+        let client: Transport = BoxCloneSyncService::new(
+            ServiceBuilder::new()
+                .layer(TimeoutLayer::new(secs(30)))
+                .layer(FollowRedirectLayer::new())
+                .layer(RetryLayer::new(AfterClearing(tokens.clone())))
+                .layer(layer)
+                .layer(TimeoutLayer::new(secs(10)))
+                .concurrency_limit(1)
+                .service(transport),
+        );
+        let warm = AuthParams::new().with("uploaded_image_id", image.as_str()).with("sku_id", "dress-1");
+        aiuta.fail_next(1, Fault::Unavailable);
+        let sends = (0..3).map(|_| tokio::spawn(client.clone().oneshot(start(server.origin(), &image))));
+        for sent in futures::future::join_all(sends).await {
+            assert_eq!(sent.unwrap().unwrap().status(), 200, "{name}");
+        }
+        tokens.get(&warm).await.unwrap();
+        assert_eq!((aiuta.operations_started(), aiuta.requests().len()), (3, 4), "{name}");
+    }
+}

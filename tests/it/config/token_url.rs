@@ -1,0 +1,67 @@
+//! `from_env` with `AIUTA_TOKEN_URL`: reqwest asks there, on this machine only if in the clear, and no error shows where.
+//!
+//! Without one of the features it needs, it is an error: that is in `tests/bare`, since these tests have all of them.
+
+use axum::Router;
+use axum::response::Redirect;
+use serde_json::json;
+use tower_aiuta_auth::{JwtIssuer, JwtSigner};
+
+use crate::support::loopback::answer_once;
+use crate::support::servers::Server;
+use crate::support::*;
+
+const ID: (&str, &str) = ("AIUTA_SUBSCRIPTION_ID", "id-1");
+
+/// As [`super::from_env`], beside servers in this process.
+async fn from_env(url: String, more: &'static [(&str, &str)]) -> String {
+    let run = move || super::from_env(&[&[ID, ("AIUTA_TOKEN_URL", &url)], more].concat());
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+#[tokio::test]
+async fn config_from_env_with_a_token_url() {
+    let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
+    let issuer = JwtIssuer::new(signer, |_, params| async { Ok(params) });
+    let server = Server::routing(Router::new().route_service("/aiuta_jwt", issuer)).await;
+
+    // What is for this machine goes to no proxy; nobody listens there.
+    let proxies = &[("http_proxy", "http://127.0.0.1:9"), ("all_proxy", "http://127.0.0.1:9")];
+    let shown = from_env(format!("{}/aiuta_jwt", server.origin()), proxies).await;
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines[..2], ["built", r#"api.aiuta.com GET {"x-user-id": "id-1"}"#], "{shown}");
+    assert_eq!(lines[3..], ["gateway.example GET {}", "gateway.example POST {}"]);
+    let token = lines[2].strip_prefix(r#"api.aiuta.com POST {"authorization": "Bearer "#).unwrap();
+    let claims = claims(token.strip_suffix("\"}").unwrap());
+    assert_eq!((&claims["iss"], &claims["uploaded_image_id"]), (&json!("issuer-1"), &json!("image-1")));
+}
+
+#[tokio::test]
+async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
+    let elsewhere = Recorder::new();
+    let other = Server::of(&elsewhere).await;
+    let location = format!("{}/s3cr3t", other.origin());
+    for redirect in [Redirect::to(&location), Redirect::temporary(&location)] {
+        let server = Server::routing(Router::new().fallback(async move || redirect)).await;
+        let shown = from_env(format!("{}/aiuta_jwt", server.origin()), &[]).await;
+        assert!(shown.contains("redirects are not followed") && !shown.contains("s3cr3t"), "{shown}");
+    }
+    assert_eq!(elsewhere.count(), 0);
+}
+
+#[tokio::test]
+async fn config_from_env_with_a_token_url_shows_it_in_no_error() {
+    let cut = answer_once(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{".to_vec()).await;
+    let broken = answer_once(b"HTTP/1.1 200 O".to_vec()).await;
+    for url in [
+        format!("{cut}/s3cr3t?s3cr3t"),
+        format!("{broken}/s3cr3t?s3cr3t"),
+        "http://127.0.0.1:9/s3cr3t?s3cr3t".to_owned(),
+        // The reqwest of these tests is built without TLS.
+        "https://s3cr3t.invalid/s3cr3t?s3cr3t".to_owned(),
+    ] {
+        let shown = from_env(url.clone(), &[]).await;
+        assert!(shown.starts_with("built\nfailed: "), "{url}: {shown}");
+        assert!(shown.contains("transient") && !shown.contains("s3cr3t"), "{url}: {shown}");
+    }
+}

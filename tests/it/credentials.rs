@@ -1,0 +1,297 @@
+//! Rules A1 and A3: exactly one credential leaves, and it is the one that Aiuta's table names. Rule E3: answers that are left alone.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tower::ServiceExt;
+use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams};
+
+use crate::support::*;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "x-user-id"];
+
+fn api_key() -> AiutaAuthLayer {
+    AiutaAuthLayer::api_key(KEY).unwrap()
+}
+
+fn jwt_layer() -> AiutaAuthLayer {
+    jwt(Source::new()).build().unwrap()
+}
+
+/// What left the layer.
+async fn sent(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> Seen {
+    let inner = Recorder::new();
+    send(&service(layer, &inner), request).await.unwrap();
+    inner.only()
+}
+
+/// A request with a body that try-on's operations can be made of.
+fn request(method: &str, uri: &str) -> Request<Full<Bytes>> {
+    let body = Full::from(r#"{"uploaded_image_id":"image-1"}"#);
+    Request::builder().method(method).uri(uri).body(body).unwrap()
+}
+
+/// Two values of each of the three headers, as a careless caller may have put them there.
+fn with_junk(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    for name in CREDENTIALS {
+        for value in ["callers-own", "callers-second"] {
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+    }
+    request.headers_mut().insert("x-trace", "7".parse().unwrap());
+    request
+}
+
+fn assert_one_credential(seen: &Seen, name: &str) {
+    assert_eq!(seen.credentials(), [name], "{}", seen.uri);
+    assert!(!seen.header(name).contains("callers"), "{}", seen.uri);
+    assert_eq!(seen.header("x-trace"), "7", "{}", seen.uri);
+}
+
+#[tokio::test]
+async fn a1_one_credential_leaves_and_the_callers_own_are_replaced() {
+    let seen = sent(&api_key(), with_junk(try_on("image-1"))).await;
+    assert_one_credential(&seen, "x-api-key");
+    assert_eq!(seen.header("x-api-key"), KEY);
+
+    let seen = sent(&jwt_layer(), with_junk(get("https://api.aiuta.com/v1/uploaded_images/1"))).await;
+    assert_one_credential(&seen, "x-user-id");
+    assert_eq!(seen.header("x-user-id"), ID);
+
+    let seen = sent(&jwt_layer(), with_junk(try_on("image-1"))).await;
+    assert_one_credential(&seen, "authorization");
+    assert_eq!(claims(seen.token())["params"]["uploaded_image_id"], "image-1");
+}
+
+#[tokio::test]
+async fn a1_a_replay_carries_one_credential_too() {
+    let (source, refused) = (Source::new(), Refused::default());
+    let layer = jwt(source).build().unwrap();
+    let inner = Recorder::refusing(&refused);
+    let service = service(&layer, &inner);
+    send(&service, try_on("image-1")).await.unwrap();
+    refused.add(inner.last().token());
+    assert_eq!(send(&service, with_junk(try_on("image-1"))).await.unwrap(), 200);
+    assert_eq!(inner.count(), 3);
+    for seen in &inner.seen()[1..] {
+        assert_one_credential(seen, "authorization");
+    }
+    assert_ne!(inner.seen()[1].token(), inner.seen()[2].token());
+}
+
+#[tokio::test]
+async fn a1_an_api_key_goes_with_every_operation() {
+    let layer =
+        AiutaAuthLayer::builder().api_key(KEY).access_rule(|_, _| Some(Access::SubscriptionId)).build().unwrap();
+    for access in [None, Some(Access::Jwt), Some(Access::SubscriptionId)] {
+        for (method, path) in [("GET", "/v1/uploaded_images/1"), ("POST", "/v1/sku_try_on_operations"), ("PUT", "/x")] {
+            let mut request = with_junk(request(method, &format!("https://api.aiuta.com{path}")));
+            access.map(|access| request.extensions_mut().insert(access));
+            assert_one_credential(&sent(&layer, request).await, "x-api-key");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a1_an_anonymous_request_or_one_to_another_origin_is_untouched() {
+    let source = Source::new();
+    let plain = [api_key(), jwt(source.clone()).build().unwrap()];
+    let anonymous = |_: &Method, _: &http::Uri| Some(Access::Anonymous);
+    let by_rule = [
+        AiutaAuthLayer::builder().api_key(KEY).access_rule(anonymous).build().unwrap(),
+        jwt(source.clone()).access_rule(anonymous).build().unwrap(),
+    ];
+    let mut by_extension = try_on("image-1");
+    by_extension.extensions_mut().insert(Access::Anonymous);
+    let mut elsewhere = try_on("image-1");
+    *elsewhere.uri_mut() = "https://storage.example/image.jpg?token=1".parse().unwrap();
+
+    let cases = [(&plain, by_extension), (&plain, elsewhere), (&by_rule, try_on("image-1"))];
+    for (layers, request) in cases {
+        for layer in layers {
+            for request in [request.clone(), with_junk(request.clone())] {
+                let seen = sent(layer, request.clone()).await;
+                assert_eq!(
+                    (&seen.method, &seen.uri, &seen.headers),
+                    (request.method(), request.uri(), request.headers())
+                );
+                assert_eq!(seen.version, request.version());
+                assert_eq!(seen.extensions.get::<AuthParams>(), request.extensions().get());
+                assert_eq!(seen.body, request.into_body().collect().await.unwrap().to_bytes());
+            }
+        }
+    }
+    assert_eq!(source.calls(), 0, "no token was made");
+}
+
+const BEARER: &str = "authorization";
+const USER_ID: &str = "x-user-id";
+
+/// AIUTA.md's table: what is asked for below the base path, and which credential it takes.
+const TABLE: [(&str, &str, &str); 30] = [
+    ("POST", "sku_images_operations", BEARER),
+    ("POST", "sku_try_on_operations", BEARER),
+    ("POST", "uploaded_images", USER_ID),
+    ("GET", "uploaded_images/user_image-1", USER_ID),
+    ("GET", "sku_images_operations/op-1", USER_ID),
+    ("GET", "sku_try_on_operations/op-1", USER_ID),
+    ("GET", "predefined_try_on_models", USER_ID),
+    ("GET", "try_on_models", USER_ID),
+    ("GET", "subscription_details", USER_ID),
+    ("POST", "size_and_fit/recommendation", USER_ID),
+    ("POST", "ios-sdk-analytics", USER_ID),
+    ("POST", "android-sdk-analytics", USER_ID),
+    ("POST", "web-sdk-analytics", USER_ID),
+    // Everything else: the strong one.
+    ("GET", "uploaded_images", BEARER),
+    ("DELETE", "uploaded_images/user_image-1", BEARER),
+    ("POST", "uploaded_images/user_image-1", BEARER),
+    ("GET", "uploaded_images/user_image-1/more", BEARER),
+    ("GET", "sku_images_operations", BEARER),
+    ("GET", "sku_try_on_operations/op-1/cancel", BEARER),
+    ("POST", "sku_try_on_operations/op-1", BEARER),
+    ("DELETE", "sku_try_on_operations/op-1", BEARER),
+    ("PUT", "sku_images_operations", BEARER),
+    ("HEAD", "try_on_models", BEARER),
+    ("POST", "try_on_models", BEARER),
+    ("GET", "try_on_models/1", BEARER),
+    ("GET", "size_and_fit/recommendation", BEARER),
+    ("GET", "web-sdk-analytics", BEARER),
+    ("GET", "sku_items", BEARER),
+    ("POST", "sku_items", BEARER),
+    ("PATCH", "never/heard-of", BEARER),
+];
+
+#[tokio::test]
+async fn a3_the_table_decides_on_both_base_paths() {
+    for base in ["digital-try-on/v1", "v1"] {
+        for (method, path, credential) in TABLE {
+            let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com/{base}/{path}?a=b"))).await;
+            assert_eq!(seen.credentials(), [credential], "{method} {base}/{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a3_other_products_have_a_table_of_their_own() {
+    for (method, path, credential) in [
+        ("POST", "/analytics/v1/ios-sdk-analytics", USER_ID),
+        ("POST", "/analytics/v1/android-sdk-analytics", USER_ID),
+        ("POST", "/analytics/v1/web-sdk-analytics", USER_ID),
+        ("POST", "/analytics/v1/uploaded_images", BEARER),
+        ("GET", "/analytics/v1/try_on_models", BEARER),
+        ("POST", "/studio/v1/uploaded_images", BEARER),
+        ("GET", "/studio/v1/uploaded_images/1", BEARER),
+        ("POST", "/v2/uploaded_images", BEARER),
+        ("POST", "/uploaded_images", BEARER),
+        ("POST", "/digital-try-on/uploaded_images", BEARER),
+        ("POST", "/x/v1/uploaded_images", BEARER),
+        ("GET", "/V1/try_on_models", BEARER),
+        ("GET", "/", BEARER),
+    ] {
+        let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com{path}"))).await;
+        assert_eq!(seen.credentials(), [credential], "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a3_the_table_is_read_below_the_base_path() {
+    for (base, path, credential) in [
+        ("", "/aiuta/v1/uploaded_images", BEARER),
+        ("/aiuta", "/aiuta/v1/uploaded_images", USER_ID),
+        ("/aiuta/", "/aiuta/digital-try-on/v1/uploaded_images", USER_ID),
+        ("//aiuta/./", "/%61iuta//v1/uploaded_images", USER_ID),
+        ("/%61iuta", "/aiuta/v1/uploaded_images", USER_ID),
+        ("/a/b", "/a/b/v1/uploaded_images", USER_ID),
+        ("/", "/v1/uploaded_images", USER_ID),
+        ("/aiuta", "/v1/uploaded_images", BEARER),
+        ("/aiuta", "/aiutas/v1/uploaded_images", BEARER),
+        ("/aiuta", "/x/aiuta/v1/uploaded_images", BEARER),
+        ("/aiuta", "/aiuta/../v1/uploaded_images", BEARER),
+        ("/aiuta", "/aiuta/aiuta/v1/uploaded_images", BEARER),
+        ("/aiuta", "/aiuta/studio/v1/uploaded_images", BEARER),
+    ] {
+        let layer = jwt(Source::new()).base_path(base).build().unwrap();
+        let seen = sent(&layer, request("POST", &format!("https://api.aiuta.com{path}"))).await;
+        assert_eq!(seen.credentials(), [credential], "{path} below {base:?}");
+    }
+}
+
+#[tokio::test]
+async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
+    let (bearer, user_id, nothing) = (&[BEARER][..], &[USER_ID][..], &[][..]);
+    let get_image = ("GET", "https://api.aiuta.com/v1/uploaded_images/1", user_id);
+    let start = ("POST", TRY_ON, bearer);
+    for (method, uri, by_table) in [get_image, start] {
+        for (rule, by_rule) in [
+            (None, by_table),
+            (Some(Access::Jwt), bearer),
+            (Some(Access::SubscriptionId), user_id),
+            (Some(Access::Anonymous), nothing),
+        ] {
+            let layer = jwt(Source::new()).access_rule(move |_, _| rule).build().unwrap();
+            for (extension, expected) in [
+                (None, by_rule),
+                (Some(Access::Jwt), bearer),
+                (Some(Access::SubscriptionId), user_id),
+                (Some(Access::Anonymous), nothing),
+            ] {
+                let mut request = request(method, uri);
+                extension.map(|access| request.extensions_mut().insert(access));
+                let seen = sent(&layer, request).await;
+                assert_eq!(seen.credentials(), expected, "{method} {rule:?} {extension:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a3_the_rule_sees_method_and_uri() {
+    let layer = jwt(Source::new())
+        .access_rule(|method, uri| {
+            (*method == Method::GET && uri.path() == "/status" && uri.query() == Some("a=%20b"))
+                .then_some(Access::Anonymous)
+        })
+        .build()
+        .unwrap();
+    assert_eq!(sent(&layer, get("https://api.aiuta.com/status?a=%20b")).await.credentials(), [""; 0]);
+    assert_eq!(sent(&layer, get("https://api.aiuta.com/status?a=b")).await.credentials(), [BEARER]);
+    assert_eq!(sent(&layer, post("https://api.aiuta.com/status?a=%20b", "")).await.credentials(), [BEARER]);
+}
+
+/// Answers everything with `status`, a header and a body; sends `request`, and checks that it comes back so, sent once.
+async fn passes(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: StatusCode) {
+    let headers = HeaderMap::from_iter([(RETRY_AFTER, "3".parse().unwrap()), (AUTHORIZATION, "odd".parse().unwrap())]);
+    let answered = headers.clone();
+    let inner = Recorder::with(move |_| {
+        let mut response = Response::builder().status(status).body(Full::from("why")).unwrap();
+        response.headers_mut().clone_from(&answered);
+        async move { Ok(response) }
+    });
+    let response = service(layer, &inner).oneshot(request).await.unwrap();
+    assert_eq!((response.status(), response.headers()), (status, &headers));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "why");
+    assert_eq!(inner.count(), 1, "{status}");
+}
+
+#[tokio::test]
+async fn e3_refusals_that_are_not_a_tokens_pass_untouched_and_are_sent_once() {
+    for status in [400, 401, 403, 404, 422, 429, 500, 502, 503, 504] {
+        let status = StatusCode::from_u16(status).unwrap();
+        passes(&api_key(), try_on("image-1"), status).await;
+        passes(&jwt_layer(), get("https://api.aiuta.com/v1/uploaded_images/1"), status).await;
+    }
+}
+
+#[tokio::test]
+async fn e3_only_a_401_costs_a_token() {
+    let source = Source::new();
+    let layer = jwt(source.clone()).build().unwrap();
+    for status in [400, 403, 429, 500, 502, 503] {
+        passes(&layer, try_on("image-1"), StatusCode::from_u16(status).unwrap()).await;
+    }
+    let stats = layer.token_cache().unwrap().stats();
+    assert_eq!((source.calls(), stats.rejected, stats.replays, stats.entries), (1, 0, 0, 1));
+}

@@ -1,0 +1,113 @@
+//! Rule A3: paths are compared however they are spelled, and sent as they came. No spelling of a try-on escapes the rules for it.
+
+use http::Request;
+use http_body_util::Full;
+use tower_aiuta_auth::{AiutaAuthLayer, AuthErrorKind, AuthParams};
+
+use crate::support::*;
+
+fn layer() -> AiutaAuthLayer {
+    jwt(Source::new()).build().unwrap()
+}
+
+const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
+
+/// Ways to write the path of a try-on; the first three as it should be.
+const SPELLINGS: [&str; 37] = [
+    "/v1/sku_try_on_operations",
+    "/digital-try-on/v1/sku_images_operations",
+    "/gateway/of/mine/v7/sku_try_on_operations",
+    "/v1/sku_try_on_operations/",
+    "/v1/sku_try_on_operations///",
+    "//v1///sku_try_on_operations",
+    "/v1/./sku_try_on_operations",
+    "/v1/sku_try_on_operations/.",
+    "/v1/x/../sku_try_on_operations",
+    "/v1/sku_try_on_operations/x/..",
+    "/../../v1/sku_try_on_operations",
+    "/v1/uploaded_images/../sku_try_on_operations",
+    "/v1/%73ku_try_on_operations",
+    "/v1/sku%5Ftry%5fon_operations",
+    "/%76%31/%73%6b%75%5f%74%72%79%5f%6f%6e%5f%6f%70%65%72%61%74%69%6f%6e%73",
+    "/v1%2Fsku_try_on_operations",
+    "/v1/sku_try_on_operations%2f",
+    "/v1/%2e/sku_try_on_operations",
+    "/v1/x/%2e%2E/sku_try_on_operations",
+    "/v1/x/.%2e/sku_try_on_operations",
+    "/v1/uploaded_images%2F..%2Fsku_try_on_operations",
+    "/v1/uploaded_images%2f%2e%2e%2fsku_try_on_operations",
+    // A client that reads URLs as browsers do (reqwest, by the url crate) takes a backslash for a slash.
+    "/v1\\sku_try_on_operations",
+    "/v1/x\\..\\sku_try_on_operations",
+    "/v1/sku_try_on_operations\\",
+    "/v1/uploaded_images%5C..%5Csku_try_on_operations",
+    // Readers differ: does `..` take away an empty segment, and is `%2F` a slash before or after dots are resolved? One is enough.
+    "/v1/sku_try_on_operations//..",
+    "/v1/sku_try_on_operations/x%2Fy/..",
+    "/v1/sku_try_on_operations/%2F%2e%2e",
+    "/v1/sku_try_on_operations/x%5Cy/..",
+    "/v1/sku_try_on_operations//../uploaded_images%2Fx/..",
+    // Read by one after the other: dots resolved with `%2F` as a part of a segment, or with `%2e` as no dot, and then decoded.
+    "/v1/sku_try_on_operations%2f/x%2Fy/..",
+    "/v1/sku_try_on_operations%2Fx%2F..%2F/y/..",
+    "/v1/sku_try_on_operations/x/%2e%2e/../..%2f",
+    // And is a backslash a slash (the URL standard), or a part of a segment (RFC 3986)?
+    "/v1/sku_try_on_operations/x\\y/..",
+    "/v1/sku_try_on_operations/x%5Cy%2f%2e.",
+    "/v1/uploaded_images\\..\\..\\x/../sku_try_on_operations",
+];
+
+#[tokio::test]
+async fn a3_no_spelling_of_a_try_on_escapes_its_rules_and_each_is_sent_as_it_came() {
+    for path in SPELLINGS {
+        for query in ["", "?uploaded_image_id=image-1&sku_id=x"] {
+            let uri = format!("https://api.aiuta.com{path}{query}");
+            let (layer, inner) = (layer(), Recorder::new());
+            let service = service(&layer, &inner);
+            assert_eq!(kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
+            let mut empty = post(&uri, "not read");
+            empty.extensions_mut().insert(AuthParams::new().with_partition("customer-1"));
+            assert_eq!(kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(inner.count(), 0, "{uri}");
+
+            send(&service, post(&uri, BODY)).await.unwrap();
+            let seen = inner.only();
+            assert_eq!(seen.uri.to_string(), uri, "byte for byte");
+            assert_eq!(claims(seen.token())["params"], serde_json::json!({"uploaded_image_id": "image-1"}), "{uri}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a3_other_operations_are_known_by_any_spelling_and_sent_as_they_came() {
+    for (method, path, credential) in [
+        ("GET", "/v1//uploaded_images/%31/", "x-user-id"),
+        ("GET", "/%761/./uploaded_images/x/../1", "x-user-id"),
+        ("GET", "/v1/uploaded_images/..%2F1", "authorization"),
+        ("GET", "/v1/uploaded_images/a%2Fb", "authorization"),
+        ("GET", "/v1/uploaded_images/%2e%2e/sku_items", "authorization"),
+        ("GET", "/v1/uploaded_images/", "authorization"),
+        ("GET", "//v1/x//../..//try_on_models", "authorization"),
+        ("GET", "//v1/x/..//try_on_models", "x-user-id"),
+        ("GET", "/v1/uploaded_images/%E2%9C%93%zz%", "x-user-id"),
+        ("GET", "/v1/uploaded_images/a\\b", "authorization"),
+        ("GET", "/v1/uploaded_images\\1", "authorization"),
+        ("POST", "/v1/size_and_fit\\recommendation", "authorization"),
+        ("POST", "/v1/sku_try_on_operations/../uploaded_images", "x-user-id"),
+        ("POST", "/v1/sku_try_on_operations_", "authorization"),
+        ("POST", "/v1/%ffsku_try_on_operations", "authorization"),
+        ("POST", "/v1/sku_try_on_operations/..", "authorization"),
+    ] {
+        let uri = format!("https://api.aiuta.com{path}");
+        let inner = Recorder::new();
+        let request = Request::builder().method(method).uri(&uri).body(Full::from(BODY)).unwrap();
+        send(&service(&layer(), &inner), request).await.unwrap();
+        let seen = inner.only();
+        assert_eq!(seen.credentials(), [credential], "{method} {path}");
+        assert_eq!(seen.uri.to_string(), uri, "byte for byte");
+        if credential == "authorization" {
+            assert_eq!(claims(seen.token())["params"], serde_json::json!({}), "{method} {path}: its body is not read");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Servers that have no names: another address or port of the same machine is another origin, with hyper-util's own connector and reqwest.
+
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tower::service_fn;
+use tower_aiuta_auth::same_origin_redirects;
+
+use super::cases::STATUSES;
+use super::*;
+use crate::support::servers::Server;
+
+/// Aiuta at 127.0.0.1, and others: at another port, at other addresses where this machine has them. Also where each is.
+async fn neighbours() -> Vec<(Server, Recorder, String)> {
+    let mut neighbours = Vec::new();
+    for (listen, name) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "localhost"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("[::1]", "[::1]"),
+    ] {
+        let recorder = redirecting_to_query();
+        let Some(server) = Server::at(&format!("{listen}:0"), &recorder).await else { continue };
+        let origin = server.origin().replace(listen, name);
+        neighbours.push((server, recorder, origin));
+    }
+    neighbours
+}
+
+/// Redirects to where the query says, with the status that the path ends in.
+fn redirecting_to_query() -> Recorder {
+    Recorder::with(|seen| async move {
+        let response = match seen.uri.query() {
+            Some(location) => {
+                let status: u16 = seen.uri.path().rsplit('/').next().unwrap().parse().unwrap();
+                Response::builder().status(status).header(LOCATION, location)
+            }
+            None => Response::builder(),
+        };
+        Ok(response.body(Full::default())?)
+    })
+}
+
+/// Sends everyone in turn from Aiuta to each neighbour; `there` says what arrives at another's, `None` for nothing at all.
+async fn from_aiuta_to_each<S, R>(service: impl Fn(&AiutaAuthLayer) -> S, there: Option<bool>)
+where
+    S: tower::Service<Request<reqwest::Body>, Response = Response<R>, Error = BoxError>,
+{
+    let neighbours = neighbours().await;
+    let (_, aiuta, home) = &neighbours[0];
+    let builders = [(AiutaAuthLayer::builder().api_key(KEY), "x-api-key"), (jwt(Source::new()), "x-user-id")];
+    for (builder, name) in builders {
+        let layer = builder.origins([home]).build().unwrap();
+        for status in STATUSES {
+            for (index, (_, abroad, origin)) in neighbours.iter().enumerate() {
+                let (before, before_abroad) = (aiuta.count(), abroad.count());
+                let request = Request::get(format!("{home}/v1/uploaded_images/{status}?{origin}/v1/uploaded_images/1"));
+                let response = service(&layer).oneshot(request.body(reqwest::Body::default()).unwrap()).await.unwrap();
+                let followed = index == 0 || there.is_some();
+                assert_eq!(response.status().as_u16(), if followed { 200 } else { status }, "{origin}");
+                assert_eq!(aiuta.seen()[before].credentials(), [name]);
+                if index == 0 {
+                    assert_eq!(credentials(&aiuta.seen()[before..]), [vec![name], vec![name]]);
+                } else {
+                    let with = |credential| if credential { vec![name] } else { vec![] };
+                    let expected: Vec<_> = there.map(with).into_iter().collect();
+                    assert_eq!(credentials(&abroad.seen()[before_abroad..]), expected, "{origin}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a5_addresses_and_ports_are_origins_of_their_own_for_follow_redirect_outside() {
+    let client = Client::builder(TokioExecutor::new()).build_http::<reqwest::Body>();
+    let service = |layer: &AiutaAuthLayer| FollowRedirectLayer::new().layer(layer.layer(client.clone()));
+    from_aiuta_to_each(service, Some(false)).await;
+}
+
+fn reqwest_with(policy: reqwest::redirect::Policy) -> impl Fn(&AiutaAuthLayer) -> BoxedReqwest {
+    let client = reqwest::Client::builder().no_proxy().redirect(policy).build().unwrap();
+    move |layer| {
+        let client = client.clone();
+        BoxedReqwest::new(layer.layer(service_fn(move |request: Request<reqwest::Body>| {
+            let client = client.clone();
+            async move { Ok::<Response<reqwest::Body>, BoxError>(client.execute(request.try_into()?).await?.into()) }
+        })))
+    }
+}
+
+type BoxedReqwest = tower::util::BoxService<Request<reqwest::Body>, Response<reqwest::Body>, BoxError>;
+
+#[tokio::test]
+async fn a5_addresses_and_ports_are_all_the_same_to_reqwest_beneath() {
+    // Not as it should be.
+    from_aiuta_to_each(reqwest_with(reqwest::redirect::Policy::default()), Some(true)).await;
+}
+
+#[tokio::test]
+async fn a5_addresses_and_ports_are_origins_of_their_own_for_same_origin_redirects() {
+    from_aiuta_to_each(reqwest_with(same_origin_redirects()), None).await;
+}

@@ -1,0 +1,345 @@
+//! `RemoteTokenSource`: what it asks the integrator's backend, what it takes for an answer, and what it makes of trouble.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
+use tower_aiuta_auth::{
+    AiutaAuthLayer, AuthError, AuthErrorKind, AuthParams, BoxError, Clock, JwtIssuer, JwtSigner, RemoteTokenSource,
+    TokenError, TokenRequest, TokenSource,
+};
+
+use crate::support::*;
+
+const URL: &str = "https://shop.example/aiuta_jwt";
+/// What no error may show.
+const SECRET: &str = "hush-hush";
+
+fn good_token() -> String {
+    token(&serde_json::json!({"exp": 4_000_000_000_u64}))
+}
+
+fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    Response::builder().status(status).body(Full::new(body.into())).unwrap()
+}
+
+/// A backend that answers everything alike.
+fn backend(make: impl Fn() -> Response<Full<Bytes>> + Send + Sync + 'static) -> Recorder {
+    Recorder::with(move |_| {
+        let response = make();
+        async move { Ok(response) }
+    })
+}
+
+/// A try-on whose token comes from this source: Aiuta's answer, or the error. With an error nothing may have been sent.
+async fn try_with(source: impl TokenSource) -> Result<StatusCode, AuthError> {
+    let aiuta = Recorder::new();
+    let layer = jwt(source).build().unwrap();
+    let result = send(&service(&layer, &aiuta), try_on("image-1")).await;
+    result.map_err(|error| {
+        assert_eq!(aiuta.count(), 0, "nothing is sent to Aiuta");
+        auth_error(Err::<(), BoxError>(error))
+    })
+}
+
+/// The error and its causes, as text.
+fn chain(error: &dyn Error) -> String {
+    let mut text = format!("{error}\n{error:?}");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!("\ncaused by {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn remote_asks_by_post_with_the_params_as_json() {
+    let backend = backend(|| answer(200, good_token()));
+    let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap();
+    let issuer = issuer.header("X-Api-Token", SECRET).unwrap().partition_header("x-user").unwrap();
+    let params = params("image-1").with("sku_ids", ["a", "b"]).with("product_id", 42).with_partition("customer 42");
+    let request = TokenRequest::new(params, ManualClock::default().now());
+    issuer.token(request.clone()).await.unwrap();
+
+    let seen = backend.only();
+    assert_eq!((seen.method, seen.uri.to_string().as_str()), (Method::POST, URL));
+    assert_eq!(seen.body, r#"{"product_id":42,"sku_id":"dress-1","sku_ids":["a","b"],"uploaded_image_id":"image-1"}"#);
+    assert_eq!(seen.headers.len(), 3);
+    assert_eq!(seen.headers[CONTENT_TYPE], "application/json");
+    for (name, value) in [("x-api-token", SECRET), ("x-user", "customer 42")] {
+        assert_eq!(seen.headers[name], value);
+        assert!(seen.headers[name].is_sensitive(), "{name}");
+    }
+
+    // After a 401 no cache on the way will do; and without a partition there is nobody to name.
+    issuer.token(request.with_force_refresh()).await.unwrap();
+    assert_eq!(backend.last().header("cache-control"), "no-cache");
+    issuer.token(TokenRequest::new(AuthParams::new(), ManualClock::default().now())).await.unwrap();
+    assert_eq!((backend.last().header("x-user"), &backend.last().body[..]), ("", &b"{}"[..]));
+}
+
+#[tokio::test]
+async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
+    let params = AuthParams::new()
+        .with("sku_ids", ["a&b", "c d"])
+        .with("uploaded_image_id", "+ü%=~")
+        .with("n", 7)
+        .with("b", true);
+    let query = "b=true&n=7&sku_ids=a%26b%2Cc%20d&uploaded_image_id=%2B%C3%BC%25%3D~";
+    for (url, expected) in [
+        (URL, format!("{URL}?{query}")),
+        ("https://shop.example", format!("https://shop.example/?{query}")),
+        ("https://shop.example/jwt?", format!("https://shop.example/jwt?{query}")),
+        ("https://shop.example:8443/jwt?key=%20x", format!("https://shop.example:8443/jwt?key=%20x&{query}")),
+    ] {
+        let backend = backend(|| answer(200, good_token()));
+        let issuer = RemoteTokenSource::new(url, backend.clone()).unwrap().method(Method::GET);
+        issuer.token(TokenRequest::new(params.clone(), ManualClock::default().now())).await.unwrap();
+        let seen = backend.only();
+        assert_eq!((seen.method, seen.uri.to_string()), (Method::GET, expected));
+        assert!(seen.body.is_empty() && seen.headers.is_empty(), "{:?}", seen.headers);
+    }
+}
+
+#[tokio::test]
+async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
+    let token = good_token();
+    for (status, content_type, body) in [
+        (200, "application/json", format!(r#"{{"type":"jwt","token":"{token}"}}"#)),
+        (200, "text/html; charset=utf-8", format!(r#"{{"type": "jwt", "token": "{token}"}}"#)),
+        (201, "", format!("\n{{\"token\":\"{token}\",\"expires_in\":60,\"more\":[{{}}]}}\n")),
+        (202, "application/octet-stream", format!(r#"{{"token":"{}"}}"#, token.replace('.', "\\u002e"))),
+        (203, "application/json", token.clone()),
+        (200, "text/plain", format!(" {token}\r\n")),
+        (200, "text/plain", format!("{token}{}", " ".repeat(16 * 1024 - token.len()))),
+    ] {
+        let make = move || {
+            let mut response = answer(status, body.clone());
+            response.headers_mut().insert(CONTENT_TYPE, content_type.parse().unwrap());
+            response
+        };
+        let issuer = RemoteTokenSource::new(URL, backend(make)).unwrap();
+        let given = issuer.token(TokenRequest::new(params("a"), ManualClock::default().now())).await.unwrap();
+        assert_eq!(given.expose(), token, "{status} {content_type}");
+    }
+}
+
+#[tokio::test]
+async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
+    let token = good_token();
+    let long = format!("{token}{}", " ".repeat(17 * 1024 - token.len()));
+    let mut bytes = format!(r#"{{"token":"{token}"}}{SECRET}"#).into_bytes();
+    bytes.push(0xff);
+    for (body, hint) in [
+        (format!("<!DOCTYPE html><p>{SECRET}</p>").into(), "HTML page"),
+        (Bytes::new(), "empty"),
+        (Bytes::from(" \n"), "empty"),
+        (long.into(), "larger than 16 KiB"),
+        (format!(r#"{{"jwt":"{token}","note":"{SECRET}"}}"#).into(), "`token`"),
+        (format!(r#"{{"data":{{"token":"{token}{SECRET}"}}}}"#).into(), "`token`"),
+        (format!(r#"{{"token":["{token}","{SECRET}"]}}"#).into(), "`token`"),
+        (format!(r#"{{"token":null,"x":"{SECRET}"}}"#).into(), "`token`"),
+        (format!(r#"{{"token":"{token}","token":"{SECRET}"}}"#).into(), "`token`"),
+        (format!(r#"{{"token":"{token}""#).into(), "`token`"),
+        (format!(r#"{{"token":"{SECRET}"}}"#).into(), "base64url"),
+        (format!(r#"["{token}"]"#).into(), "base64url"),
+        (format!("Bearer {token}").into(), "base64url"),
+        (format!("Error: {SECRET}").into(), "base64url"),
+        (bytes.into(), "UTF-8"),
+    ] {
+        let backend = backend(move || answer(200, body.clone()));
+        let error = try_with(RemoteTokenSource::new(URL, backend).unwrap()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::InvalidToken, false), "{hint}");
+        let text = chain(&error);
+        assert!(text.contains(hint) && !text.contains(SECRET) && !text.contains(&token[..40]), "{hint}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn remote_the_status_says_whether_it_may_work_later() {
+    for (status, transient, denied, hint) in [
+        (401, false, true, "401"),
+        (403, false, true, "403"),
+        (408, true, false, "408"),
+        (429, true, false, "429"),
+        (500, true, false, "500"),
+        (503, true, false, "503"),
+        (599, true, false, "599"),
+        (301, false, false, "redirects are not followed"),
+        (302, false, false, "redirects are not followed"),
+        (304, false, false, "304"),
+        (308, false, false, "redirects are not followed"),
+        (400, false, false, "400"),
+        (404, false, false, "404"),
+        (422, false, false, "422"),
+        (101, false, false, "101"),
+    ] {
+        let backend = backend(move || {
+            let mut response = answer(status, format!("{} {SECRET}", good_token()));
+            response.headers_mut().insert("location", format!("https://{SECRET}.example").parse().unwrap());
+            response
+        });
+        let error = try_with(RemoteTokenSource::new(URL, backend).unwrap()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, transient), "{status}");
+        let of_source = error.source().and_then(|source| source.downcast_ref::<TokenError>()).unwrap();
+        assert_eq!((of_source.is_denied(), of_source.retry_after()), (denied, None), "{status}");
+        assert!(chain(&error).contains(hint) && !chain(&error).contains(SECRET), "{}", chain(&error));
+    }
+}
+
+#[tokio::test]
+async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
+    // The manual clock stands at 15 January 2027, 08:00.
+    for (status, retry_after) in [(429, "30"), (503, "Fri, 15 Jan 2027 08:00:30 GMT"), (408, " 30 ")] {
+        let calm = std::sync::atomic::AtomicBool::new(false);
+        let backend = backend(move || match calm.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            true => answer(200, good_token()),
+            false => {
+                let mut response = answer(status, "busy");
+                response.headers_mut().insert(RETRY_AFTER, retry_after.parse().unwrap());
+                response
+            }
+        });
+        let clock = ManualClock::default();
+        let layer = jwt_at(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
+        let service = service(&layer, &Recorder::new());
+        let ask = async |who: &str| send(&service, with_params(params("a").with_partition(who))).await;
+        assert_eq!(auth_error(ask("alice").await).retry_after(), Some(secs(30)), "{retry_after}");
+        clock.advance(secs(29));
+        assert_eq!(auth_error(ask("alice").await).retry_after(), Some(secs(1)), "{retry_after}");
+        assert_eq!(backend.count(), 1);
+        assert_eq!(ask("bob").await.unwrap(), 200);
+        clock.advance(secs(1));
+        assert_eq!(ask("alice").await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn remote_a_connection_that_breaks_is_transient() {
+    let half = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{{\"token\":\"{}", good_token());
+    let gone = "HTTP/1.1 200 O".to_owned();
+    for cut in [half, gone, String::new()] {
+        let origin = loopback::answer_once(cut.into_bytes()).await;
+        let issuer = RemoteTokenSource::new(format!("{origin}/{SECRET}"), loopback::client()).unwrap();
+        let error = try_with(issuer).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, true));
+        assert!(!chain(&error).contains(&good_token()[..40]) && !chain(&error).contains(SECRET), "{}", chain(&error));
+    }
+    // Also when the service fails before it is asked.
+    let refused = tower::load_shed::LoadShed::new(tower::limit::ConcurrencyLimit::new(Recorder::new(), 0));
+    let error = try_with(RemoteTokenSource::new(URL, refused).unwrap()).await.unwrap_err();
+    assert!(error.is_transient() && chain(&error).contains("overloaded"), "{}", chain(&error));
+}
+
+#[tokio::test(start_paused = true)]
+async fn remote_a_backend_that_hangs_ends_with_the_fetch_timeout() {
+    let hangs = Recorder::with(|_| std::future::pending());
+    let error = try_with(RemoteTokenSource::new(URL, hangs).unwrap()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
+}
+
+#[test]
+fn remote_settings_that_cannot_work_fail_at_once() {
+    let new = |url: &str| RemoteTokenSource::new(url, Recorder::new());
+    for (url, hint) in [
+        ("", "not a URL"),
+        ("/aiuta_jwt", "not an absolute URL"),
+        ("shop.example", "not an absolute URL"),
+        ("https://shop example/", "not a URL"),
+        ("ftp://shop.example/", "neither https nor http"),
+        ("https://me:hush-hush@shop.example/", "user info"),
+        ("https://shop.example:70000/", "port"),
+        ("https://shop.example/#hush-hush", "fragment"),
+        ("http://shop.example/hush-hush", "https"),
+        ("http://127.0.0.1.shop.example/", "https"),
+    ] {
+        let error = new(url).unwrap_err();
+        assert_eq!(error.setting(), "url");
+        assert!(error.to_string().contains(hint) && !error.to_string().contains(SECRET), "{url}: {error}");
+    }
+    for url in ["https://shop.example", "http://localhost:5000/aiuta_jwt", "http://127.0.0.1/x", "http://[::1]:80/?y"] {
+        assert!(new(url).is_ok(), "{url}");
+    }
+    assert!(RemoteTokenSource::danger_allow_plaintext("http://shop.example/", Recorder::new()).is_ok());
+    assert!(RemoteTokenSource::danger_allow_plaintext("ftp://shop.example/", Recorder::new()).is_err());
+
+    for (name, value) in [
+        ("", "x"),
+        ("a b", "x"),
+        ("x-key", ""),
+        ("x-key", "hush-hush\n"),
+        ("Content-Length", "0"),
+        ("host", "x"),
+        ("X-Once", "x"),
+    ] {
+        let error = new(URL).unwrap().header("x-once", "x").unwrap().header(name, value).unwrap_err();
+        assert!(error.setting() == "header" && !error.to_string().contains(SECRET), "{name}: {error}");
+    }
+    for name in ["", "a b", "content-type", "X-Once"] {
+        let error = new(URL).unwrap().header("x-once", "x").unwrap().partition_header(name).unwrap_err();
+        assert_eq!(error.setting(), "partition_header", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn remote_a_partition_that_a_header_would_change_is_not_sent() {
+    for partition in ["", " alice", "alice ", "ali\nce", "ali\tce", "älice", "alice\u{7f}"] {
+        let backend = backend(|| answer(200, good_token()));
+        let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap().partition_header("x-user").unwrap();
+        let params = params("a").with_partition(partition);
+        let error = issuer.token(TokenRequest::new(params, ManualClock::default().now())).await.unwrap_err();
+        assert!(!error.is_transient() && chain(&error).contains("partition"), "{partition:?}: {}", chain(&error));
+        assert_eq!(backend.count(), 0, "{partition:?}");
+    }
+}
+
+#[test]
+fn remote_debug_shows_no_secret() {
+    let issuer =
+        RemoteTokenSource::new(format!("{URL}?key={SECRET}"), ()).unwrap().header("x-api-token", SECRET).unwrap();
+    let text = format!("{issuer:?} {issuer:#?}");
+    assert!(text.contains(URL) && text.contains("x-api-token") && !text.contains(SECRET), "{text}");
+}
+
+/// A whole try-on with the answers that Flask and PyJWT gave (`tests/fixtures/make.py`), byte for byte.
+#[tokio::test]
+async fn remote_works_with_the_documented_component() {
+    for (method, recorded) in [
+        (Method::GET, &include_bytes!("../fixtures/backend_get.http")[..]),
+        (Method::POST, &include_bytes!("../fixtures/backend_post.http")[..]),
+    ] {
+        let origin = loopback::answer_once(recorded.to_vec()).await;
+        let issuer =
+            RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap().method(method.clone());
+        assert_eq!(start_at_aiuta(issuer).await, 400, "{method}: the token was accepted, the image is unknown");
+    }
+}
+
+#[tokio::test]
+async fn remote_and_issuer_speak_with_each_other() {
+    let clock = ManualClock::default();
+    let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET).unwrap();
+    let issuer = JwtIssuer::new(signer, |head, params| async move {
+        assert_eq!(head.headers["x-api-token"], SECRET);
+        Ok(params)
+    });
+    let origin = loopback::serve(issuer.clock(clock)).await;
+    for method in [Method::GET, Method::POST] {
+        let source = RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap();
+        let source = source.method(method.clone()).header("x-api-token", SECRET).unwrap();
+        assert_eq!(start_at_aiuta(source).await, 400, "{method}: the token was accepted, the image is unknown");
+    }
+}
+
+/// What a strict Aiuta says to a try-on for an image that it does not know: 400 with a good token, otherwise 401.
+async fn start_at_aiuta(source: impl TokenSource) -> StatusCode {
+    let clock = ManualClock::default();
+    let aiuta = FakeAiuta::new().with_clock(clock.clone());
+    let layer = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), source).clock(clock).build().unwrap();
+    let request = post(SKU_IMAGES, r#"{"uploaded_image_id":"user_image-06f5948c","sku_ids":["dress-1","belt-7"]}"#);
+    tower::ServiceExt::oneshot(tower::Layer::layer(&layer, aiuta), request).await.unwrap().status()
+}

@@ -1,0 +1,304 @@
+//! Rules C1, C2, C3, C5 and C6 on a runtime: one fetch for all who need a token, and nothing that waits stands in another's way.
+
+mod bounds;
+mod waiting;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{AiutaAuth, AuthErrorKind, BoxError, TokenCacheStats, TokenError};
+
+use crate::support::*;
+
+type Caller = JoinHandle<Result<http::StatusCode, BoxError>>;
+
+/// A request that is under way once this returns.
+async fn caller(service: &AiutaAuth<Recorder>, image: &str) -> Caller {
+    let (service, request) = (service.clone(), try_on(image));
+    let caller = tokio::spawn(async move { send(&service, request).await });
+    settle().await;
+    caller
+}
+
+async fn callers(service: &AiutaAuth<Recorder>, image: &str, number: usize) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    for _ in 0..number {
+        callers.push(caller(service, image).await);
+    }
+    callers
+}
+
+/// A source whose first call waits for the first gate, and so on; calls past the last gate do not wait.
+fn stepwise(gates: &[Gate]) -> Source {
+    let gates = gates.to_vec();
+    Source::with(move |call, request| {
+        let gate = gates.get(call - 1).cloned();
+        async move {
+            if let Some(gate) = gate {
+                gate.pass().await;
+            }
+            Ok(numbered(call, &request, secs(60)))
+        }
+    })
+}
+
+fn opened() -> Gate {
+    let gate = Gate::closed();
+    gate.open(1);
+    gate
+}
+
+fn numbers(inner: &Recorder) -> Vec<u64> {
+    inner.tokens().iter().map(|token| number(token)).collect()
+}
+
+#[tokio::test]
+async fn c1_twenty_callers_share_one_flight_and_its_token() {
+    let gate = Gate::closed();
+    let source = Source::behind(&gate);
+    let layer = jwt(source.clone()).build().unwrap();
+    let inner = Recorder::new();
+    let callers = callers(&service(&layer, &inner), "image-1", 20).await;
+    gate.open(100);
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap(), 200);
+    }
+    assert_eq!(source.calls(), 1);
+    assert_eq!(numbers(&inner), [1; 20]);
+    let stats = layer.token_cache().unwrap().stats();
+    assert_eq!((stats.misses, stats.coalesced, stats.fetches, stats.entries), (20, 19, 1, 1));
+}
+
+#[tokio::test]
+async fn c1_twenty_callers_share_one_error() {
+    let gate = Gate::closed();
+    let source = {
+        let gate = gate.clone();
+        Source::with(move |call, request| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                if call == 1 { Err(TokenError::denied("not yours")) } else { Ok(numbered(call, &request, secs(60))) }
+            }
+        })
+    };
+    let layer = jwt(source.clone()).build().unwrap();
+    let inner = Recorder::new();
+    let service = service(&layer, &inner);
+    let callers = callers(&service, "image-1", 20).await;
+    gate.open(100);
+    for caller in callers {
+        let error = auth_error(caller.await.unwrap());
+        assert_eq!(error.kind(), AuthErrorKind::TokenSource);
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<TokenError>()).unwrap();
+        assert!(cause.is_denied());
+    }
+    assert_eq!((source.calls(), inner.count()), (1, 0));
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "an error is not kept");
+    assert_eq!(source.calls(), 2);
+}
+
+#[tokio::test]
+async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
+    let gate = Gate::closed();
+    let source = Source::behind(&gate);
+    let layer = jwt(source.clone()).build().unwrap();
+    let tokens = layer.token_cache().unwrap();
+    let keys = [params("image-1"), params("image-2"), params("image-1").with_partition("tenant-1")];
+    let gets: Vec<_> = keys
+        .iter()
+        .flat_map(|key| [key.clone(), key.clone()])
+        .map(|key| {
+            let tokens = tokens.clone();
+            tokio::spawn(async move { (tokens.get(&key).await.unwrap(), key) })
+        })
+        .collect();
+    settle().await;
+    gate.open(100);
+    for get in gets {
+        let (jwt, key) = get.await.unwrap();
+        assert_eq!(claims(jwt.expose())["params"], serde_json::to_value(&key).unwrap());
+        assert_eq!(claims(jwt.expose())["partition"].as_str(), key.partition());
+    }
+    assert_eq!(source.calls(), 3);
+}
+
+#[tokio::test]
+async fn c1_after_invalidate_a_newcomer_starts_another_flight_and_the_first_is_not_kept() {
+    let gates = [Gate::closed(), Gate::closed()];
+    let source = stepwise(&gates);
+    let layer = jwt(source.clone()).build().unwrap();
+    let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
+    let service = service(&layer, &inner);
+
+    let first = caller(&service, "image-1").await;
+    assert!(tokens.invalidate(&params("image-1")));
+    assert!(!tokens.invalidate(&params("image-1")), "nothing is left to forget");
+    let newcomers = callers(&service, "image-1", 2).await;
+    assert_eq!(source.calls(), 2);
+
+    gates[0].open(1);
+    first.await.unwrap().unwrap();
+    assert_eq!(tokens.stats().entries, 0, "the cache does not take the first flight's token");
+    let latecomer = caller(&service, "image-1").await;
+    gates[1].open(1);
+    for newcomer in newcomers.into_iter().chain([latecomer]) {
+        newcomer.await.unwrap().unwrap();
+    }
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(numbers(&inner), [1, 2, 2, 2, 2]);
+}
+
+#[tokio::test]
+async fn c1_after_clear_a_late_result_replaces_nothing() {
+    let late = |fails: bool| async move {
+        let gate = Gate::closed();
+        let source = {
+            let gate = gate.clone();
+            Source::with(move |call, request| {
+                let gate = gate.clone();
+                async move {
+                    if call == 1 {
+                        gate.pass().await;
+                        if fails {
+                            return Err(TokenError::new("too late"));
+                        }
+                    }
+                    Ok(numbered(call, &request, secs(60)))
+                }
+            })
+        };
+        let layer = jwt(source.clone()).build().unwrap();
+        let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
+        let service = service(&layer, &inner);
+        let first = caller(&service, "image-1").await;
+        tokens.clear();
+        send(&service, try_on("image-1")).await.unwrap();
+        gate.open(1);
+        assert_eq!(first.await.unwrap().is_err(), fails, "who awaits a flight gets its result");
+        send(&service, try_on("image-1")).await.unwrap();
+        assert_eq!((source.calls(), tokens.stats().entries), (2, 1));
+        assert_eq!(numbers(&inner).last(), Some(&2));
+    };
+    late(false).await;
+    late(true).await;
+}
+
+#[tokio::test]
+async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
+    let gates = [opened(), Gate::closed()];
+    let (clock, refused) = (ManualClock::default(), Refused::default());
+    let source = stepwise(&gates);
+    let (layer, inner) = (jwt_at(&clock, source.clone()), Recorder::refusing(&refused));
+    let service = service(&layer, &inner);
+    send(&service, try_on("image-1")).await.unwrap();
+    clock.advance(secs(50));
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(source.calls(), 2, "a refresh is under way");
+
+    refused.add(inner.last().token());
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+    assert_eq!((source.calls(), numbers(&inner)), (3, vec![1, 1, 1, 3]));
+    gates[1].open(1);
+    settle().await;
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(number(inner.last().token()), 3, "the refresh brings nothing back");
+}
+
+#[tokio::test]
+async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
+    let held = Arc::new(());
+    let source = {
+        let held = Arc::clone(&held);
+        Source::with(move |_, _| {
+            let held = Arc::clone(&held);
+            async move {
+                let _held = held;
+                std::future::pending().await
+            }
+        })
+    };
+    let layer = jwt(source).build().unwrap();
+    let service = service(&layer, &Recorder::new());
+    let idle = Arc::strong_count(&held);
+    let callers = callers(&service, "image-1", 2).await;
+    layer.token_cache().unwrap().invalidate(&params("image-1"));
+    for caller in callers {
+        assert_eq!(Arc::strong_count(&held), idle + 1);
+        caller.abort();
+        settle().await;
+    }
+    assert_eq!(Arc::strong_count(&held), idle);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+/// Two tokens are revoked while ten requests are in flight with each, answered in turn; the source's third call brings the token of
+/// that number.
+async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats, Vec<http::StatusCode>) {
+    let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
+    let source = {
+        let fetch = fetch.clone();
+        Source::with(move |call, request| {
+            let fetch = fetch.clone();
+            async move {
+                if call < 3 {
+                    return Ok(numbered(call, &request, secs(60)));
+                }
+                fetch.pass().await;
+                Ok(numbered(third, &request, secs(60)))
+            }
+        })
+    };
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let inner = {
+        let revoked = revoked.clone();
+        Recorder::with(move |seen| {
+            let gate = [1, 2].iter().position(|revoked| *revoked == number(seen.token())).map(|at| revoked[at].clone());
+            async move {
+                let status = if gate.is_some() { 401 } else { 200 };
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
+                Ok(http::Response::builder().status(status).body(http_body_util::Full::default()).unwrap())
+            }
+        })
+    };
+    let (tokens, service) = (layer.token_cache().unwrap(), service(&layer, &inner));
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        tokens.get(&params("image-1")).await.unwrap();
+        waiting.extend(callers(&service, "image-1", 10).await);
+        tokens.invalidate(&params("image-1"));
+    }
+    for _ in 0..10 {
+        for gate in &revoked {
+            gate.open(1);
+            settle().await;
+        }
+    }
+    fetch.open(1);
+    settle().await;
+    let stats = tokens.stats();
+    revoked.iter().for_each(|gate| gate.open(100));
+    let mut statuses = Vec::new();
+    for caller in waiting {
+        statuses.push(caller.await.unwrap().unwrap());
+    }
+    (source, inner, stats, statuses)
+}
+
+#[tokio::test]
+async fn e4_two_revoked_tokens_in_flight_cause_one_fetch() {
+    let (source, inner, stats, statuses) = two_revoked_tokens(3).await;
+    assert_eq!(statuses, [200; 20]);
+    assert_eq!((source.calls(), inner.count(), stats.entries), (3, 40, 1));
+}
+
+#[tokio::test]
+async fn e1_the_fetch_after_two_revoked_tokens_brings_back_neither() {
+    for revoked in [1, 2] {
+        let (source, _, stats, statuses) = two_revoked_tokens(revoked).await;
+        assert_eq!(statuses, [401; 20]);
+        assert_eq!((source.calls(), stats.entries), (3, 0));
+    }
+}

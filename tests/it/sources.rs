@@ -1,0 +1,325 @@
+//! Rules G1–G3: what a source may do to the layer, and what the signer signs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
+use tower_aiuta_auth::{
+    AiutaAuthLayer, AuthErrorKind, AuthParams, BoxError, BoxTokenSource, Clock, Jwt, JwtSigner, TokenError,
+    TokenRequest, TokenSource, source_fn,
+};
+
+use crate::support::*;
+
+#[tokio::test]
+async fn g1_the_next_request_tries_again_after_any_error() {
+    for (name, first, expected) in [
+        ("a permanent error", Err(TokenError::new("broken")), AuthErrorKind::TokenSource),
+        ("a transient error", Err(TokenError::transient("busy")), AuthErrorKind::TokenSource),
+        ("a refusal", Err(TokenError::denied("not yours")), AuthErrorKind::TokenSource),
+        ("no token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
+    ] {
+        let first = std::sync::Mutex::new(Some(first));
+        let source = Source::with(move |number, request| {
+            let result = first.lock().unwrap().take();
+            async move { result.unwrap_or_else(|| Ok(numbered(number, &request, secs(60)))) }
+        });
+        let layer = jwt(source).build().unwrap();
+        let inner = Recorder::new();
+        let service = service(&layer, &inner);
+        assert_eq!(kind(send(&service, try_on("image-1")).await), expected, "{name}");
+        assert_eq!(inner.count(), 0, "{name}: nothing is sent");
+        assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{name}");
+    }
+}
+
+/// Panics when it is first called, or when that call is polled; after that it works.
+struct Panicking(&'static str, AtomicUsize);
+
+impl TokenSource for Panicking {
+    fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
+        let first = self.1.fetch_add(1, Ordering::SeqCst) == 0;
+        assert!(!(first && self.0 == "called"), "called");
+        async move {
+            tokio::task::yield_now().await;
+            assert!(!(first && self.0 == "polled"), "polled");
+            Ok(numbered(1, &request, secs(60)))
+        }
+    }
+}
+
+#[tokio::test]
+async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
+    // Called, it panics before anyone else can join; polled later, all three wait for it.
+    for (when, failures) in [("called", 1), ("polled", 3)] {
+        let layer = jwt(Panicking(when, AtomicUsize::new(0))).build().unwrap();
+        let service = service(&layer, &Recorder::new());
+        let callers = (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1"))));
+        let mut kinds = Vec::new();
+        for caller in callers.collect::<Vec<_>>() {
+            let result = caller.await.expect("the panic stays inside the flight");
+            kinds.extend(result.err().map(|error| kind(Err::<(), _>(error))));
+        }
+        assert_eq!(kinds, vec![AuthErrorKind::TokenSource; failures], "{when}");
+        assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{when}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
+    struct PanicsWhenDropped;
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    struct HangsThenPanics;
+    impl TokenSource for HangsThenPanics {
+        async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
+            let _bomb = PanicsWhenDropped;
+            std::future::pending().await
+        }
+    }
+    let layer = jwt(HangsThenPanics).build().unwrap();
+    let service = service(&layer, &Recorder::new());
+    for _ in 0..2 {
+        assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::FetchTimeout);
+    }
+}
+
+#[tokio::test]
+async fn g1_what_is_no_token_is_never_sent() {
+    let header = "eyJhbGciOiJIUzI1NiJ9";
+    let payload = "eyJleHAiOjQwMDAwMDAwMDB9"; // {"exp":4000000000}
+    let bad = [
+        String::new(),
+        "   ".to_owned(),
+        "\n".to_owned(),
+        "token".to_owned(),
+        format!("{header}.{payload}"),
+        format!("{header}.{payload}."),
+        format!("{header}.{payload}.c2ln.c2ln"),
+        format!(".{payload}.c2ln"),
+        format!("{header}.{payload}.c2ln\n"),
+        format!(" {header}.{payload}.c2ln"),
+        format!("{header}.{payload}.c2ln\r\nx-api-key: 1"),
+        format!("{header}.{payload}.ünsigned"),
+        format!("{header}.{payload}=.c2ln"),
+        format!("{header}.W10.c2ln"),                  // []
+        format!("{header}.WzEsMl0.c2ln"),              // [1,2]
+        format!("{header}.eyJleHAiOiJzb29uIn0.c2ln"),  // {"exp":"soon"}
+        format!("e30.{payload}.c2ln"),                 // {} as header
+        format!("eyJhbGciOiJub25lIn0.{payload}.c2ln"), // {"alg":"none"}
+        format!("{header}.not-json.c2ln"),
+    ];
+    for token in bad {
+        let given = token.clone();
+        let layer = jwt(source_fn(move |_| {
+            let token = given.clone();
+            async move { Ok::<_, BoxError>(token) }
+        }))
+        .build()
+        .unwrap();
+        let inner = Recorder::new();
+        let error = auth_error(send(&service(&layer, &inner), try_on("image-1")).await);
+        assert_eq!(error.kind(), AuthErrorKind::InvalidToken, "{token:?}");
+        assert_eq!((inner.count(), error.is_transient()), (0, false), "{token:?}");
+    }
+}
+
+#[tokio::test]
+async fn g1_errors_keep_their_cause_and_what_it_says_of_itself() {
+    let source = source_fn(|_| async {
+        Err::<String, _>(TokenError::transient("the vault is sealed").with_retry_after(secs(7)))
+    });
+    let layer = jwt(source).build().unwrap();
+    let error = auth_error(send(&service(&layer, &Recorder::new()), try_on("image-1")).await);
+    assert!(error.is_transient());
+    assert_eq!(error.retry_after(), Some(secs(7)));
+    let cause = std::error::Error::source(&error).unwrap();
+    assert!(cause.downcast_ref::<TokenError>().unwrap().is_transient());
+    assert_eq!(std::error::Error::source(cause).unwrap().to_string(), "the vault is sealed");
+}
+
+/// A source that asks for a pause with its first answer, and works then.
+fn pausing(pause: std::time::Duration) -> Source {
+    Source::with(move |number, request| async move {
+        match number {
+            1 => Err(TokenError::transient("too many").with_retry_after(pause)),
+            _ => Ok(numbered(number, &request, secs(60))),
+        }
+    })
+}
+
+#[tokio::test]
+async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
+    let source = pausing(secs(30));
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source.clone());
+    let service = service(&layer, &Recorder::new());
+    let ask = async |image: &str| auth_error(send(&service, try_on(image)).await);
+
+    assert_eq!(ask("image-1").await.retry_after(), Some(secs(30)));
+    clock.advance(secs(20));
+    // Also for other params.
+    for image in ["image-1", "image-2"] {
+        let error = ask(image).await;
+        assert_eq!((error.kind(), error.retry_after()), (AuthErrorKind::TokenSource, Some(secs(10))));
+        assert!(error.is_transient());
+    }
+    clock.advance(secs(9));
+    ask("image-1").await;
+    assert_eq!(source.calls(), 1);
+    clock.advance(secs(1));
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn g2_a_partition_pauses_for_itself_only() {
+    let source = Source::with(|number, request| async move {
+        match request.params().partition() {
+            Some("alice") => Err(TokenError::denied("too many").with_retry_after(secs(30))),
+            _ => Ok(numbered(number, &request, secs(60))),
+        }
+    });
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let service = service(&layer, &Recorder::new());
+    let ask =
+        async |image: &str, partition: &str| send(&service, with_params(params(image).with_partition(partition))).await;
+    assert!(ask("image-1", "alice").await.is_err());
+    assert!(ask("image-2", "alice").await.is_err());
+    assert_eq!(source.calls(), 1);
+    assert!(ask("image-1", "bob").await.is_ok());
+    assert!(send(&service, try_on("image-1")).await.is_ok());
+}
+
+#[tokio::test]
+async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() {
+    for (name, back, wait) in [("an hour was asked for", 0, 300), ("the clock went back", 1, 0)] {
+        let clock = ManualClock::default();
+        let source = pausing(secs(3600));
+        let layer = jwt_at(&clock, source.clone());
+        let service = service(&layer, &Recorder::new());
+        assert!(send(&service, try_on("image-1")).await.is_err());
+        assert!(send(&service, try_on("image-1")).await.is_err());
+        assert_eq!(source.calls(), 1);
+        clock.step_back(secs(back));
+        clock.advance(secs(wait));
+        assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn g2_tokens_in_the_cache_go_on_through_a_pause() {
+    let source = Source::with(|number, request| async move {
+        match number {
+            2 => Err(TokenError::transient("too many").with_retry_after(secs(300))),
+            _ => Ok(numbered(number, &request, secs(60))),
+        }
+    });
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source.clone());
+    let service = service(&layer, &Recorder::new());
+    assert!(send(&service, try_on("image-1")).await.is_ok());
+    assert!(send(&service, try_on("image-2")).await.is_err());
+    // Into the time of its refresh, which the pause forbids.
+    for _ in 0..5 {
+        clock.advance(secs(10));
+        assert!(send(&service, try_on("image-1")).await.is_ok());
+    }
+    assert_eq!(source.calls(), 2);
+    clock.advance(secs(10));
+    assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::TokenSource);
+    assert_eq!(source.calls(), 2);
+}
+
+/// The claims that the signer signs for these params.
+async fn signed(signer: &JwtSigner, request: TokenRequest) -> Result<serde_json::Value, TokenError> {
+    Ok(claims(signer.token(request).await?.expose()))
+}
+
+#[tokio::test]
+async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
+    let clock = ManualClock::default();
+    let now = seconds(clock.now());
+    let signer = JwtSigner::hs256("issuer-1", b"secret").unwrap();
+    let params = AuthParams::new()
+        .with("uploaded_image_id", "image-1")
+        .with("sku_ids", ["dress-1", "belt-7"])
+        .with("hijab_protection", true)
+        .with("product_id", 42)
+        .with_partition("customer-1");
+    let request = TokenRequest::new(params, clock.now());
+    let mut expected = json!({
+        "iss": "issuer-1", "iat": now - 5, "exp": now + 60,
+        "uploaded_image_id": "image-1", "sku_ids": ["dress-1", "belt-7"], "hijab_protection": true, "product_id": 42,
+    });
+    assert_eq!(signed(&signer, request.clone()).await.unwrap(), expected);
+
+    let signer = signer.lifetime(secs(600)).backdate(secs(0));
+    expected["iat"] = now.into();
+    expected["exp"] = (now + 600).into();
+    assert_eq!(signed(&signer, request.clone()).await.unwrap(), expected);
+    // A new token within the same second is another token.
+    expected["iat"] = (now - 1).into();
+    assert_eq!(signed(&signer, request.with_force_refresh()).await.unwrap(), expected);
+}
+
+/// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.
+#[tokio::test]
+async fn g3_a_signed_token_is_what_parsing_it_tells() {
+    let clock = ManualClock::default();
+    let request = TokenRequest::new(params("image-1"), clock.now());
+    for lifetime in [secs(60), secs(u64::MAX)] {
+        let signed = JwtSigner::hs256("issuer-1", "secret").unwrap().lifetime(lifetime);
+        let signed = signed.token(request.clone()).await.unwrap();
+        let parsed = Jwt::parse(signed.expose()).unwrap();
+        assert_eq!((signed.issued_at(), signed.expires_at()), (parsed.issued_at(), parsed.expires_at()));
+        assert!(signed.issued_at() < signed.expires_at());
+    }
+    // Over 8 KiB (rule B4): the issuer's id is part of the token.
+    let too_long = JwtSigner::hs256("i".repeat(8 * 1024), "secret").unwrap();
+    let inner = Recorder::new();
+    let layer = jwt(too_long).build().unwrap();
+    assert_eq!(kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
+    assert_eq!(inner.count(), 0);
+}
+
+#[tokio::test]
+async fn g3_params_may_not_be_named_like_a_registered_claim() {
+    let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
+        let layer = jwt(signer.clone()).build().unwrap();
+        let inner = Recorder::new();
+        let request = with_params(params("image-1").with(name, "mine"));
+        let error = auth_error(send(&service(&layer, &inner), request).await);
+        assert_eq!((error.kind(), inner.count()), (AuthErrorKind::TokenSource, 0), "{name}");
+        let source = std::error::Error::source(&error).and_then(|error| error.source()).unwrap();
+        assert!(source.to_string().contains(&format!("`{name}`")), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn g3_a_verifier_of_its_own_accepts_the_tokens() {
+    let clock = ManualClock::default();
+    let aiuta = FakeAiuta::new().with_clock(clock.clone());
+    let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
+    let layer = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).clock(clock.clone()).build().unwrap();
+    let mut request = try_on("image-1");
+    *request.body_mut() = http_body_util::Full::from(r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
+    // 400: the image is unknown, so the token was accepted.
+    let response = tower::ServiceExt::oneshot(tower::Layer::layer(&layer, aiuta), request).await.unwrap();
+    assert_eq!(response.status(), 400);
+}
+
+#[tokio::test]
+async fn g1_shared_and_boxed_sources_are_sources() {
+    let source = Arc::new(Source::new());
+    for layer in
+        [jwt(Arc::clone(&source)).build().unwrap(), jwt(BoxTokenSource::new(Arc::clone(&source))).build().unwrap()]
+    {
+        assert!(send(&service(&layer, &Recorder::new()), try_on("image-1")).await.is_ok());
+    }
+    assert_eq!(source.calls(), 2);
+}

@@ -1,0 +1,90 @@
+//! What the layer tells subscribers: one span for each flight, and events for what an operator wants to know of.
+
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{AuthErrorKind, Clock, TokenError};
+
+use crate::support::captured_events::CapturedEvents;
+use crate::support::*;
+
+#[tokio::test]
+async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_and_wrong_clocks() {
+    let events = CapturedEvents::start();
+    let gate = Gate::closed();
+    // The third call, for a refresh, fails.
+    let source = Source::with({
+        let gate = gate.clone();
+        move |number, request| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                match number {
+                    3 => Err(TokenError::transient("down")),
+                    5 => Err(TokenError::new("broken")),
+                    _ => Ok(numbered(number, &request, secs(60))),
+                }
+            }
+        }
+    });
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source);
+    let refused = Refused::default();
+    let inner = Recorder::answering({
+        let refused = refused.clone();
+        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+            true => http::StatusCode::UNAUTHORIZED,
+            false => http::StatusCode::OK,
+        }
+    });
+    let service = service(&layer, &inner);
+
+    // A miss that three wait for.
+    let callers: Vec<_> =
+        (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1")))).collect();
+    settle().await;
+    gate.open(100);
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(events.take(), "span token_fetch\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
+
+    // A hit says nothing.
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(events.take(), "");
+
+    refused.add(inner.last().token());
+    send(&service, try_on("image-1")).await.unwrap();
+    let replay = "span token_fetch\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
+        event in tower_aiuta_auth\n  message=request replayed with a new token\n";
+    assert_eq!(events.take(), replay);
+
+    clock.advance(secs(45));
+    send(&service, try_on("image-1")).await.unwrap();
+    settle().await;
+    let refresh = "span token_fetch\n  reason=\"refresh\"\n  outcome=Failed(TokenSource)\n  waiters=0\n\
+        event in tower_aiuta_auth\n  message=token refresh failed\n  error=Some(TokenSource)\n";
+    assert_eq!(events.take(), refresh);
+
+    send(&service, get("https://storage.example/photo.png?token=secret")).await.unwrap();
+    let withheld = "event in tower_aiuta_auth\n  message=credential withheld from an untrusted origin\n  \
+        host=\"storage.example\"\n";
+    assert_eq!(events.take(), withheld);
+
+    send(&service, try_on("image-2")).await.unwrap();
+    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
+    let last = events.take();
+    assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
+
+    // Ten minutes behind.
+    let date = httpdate::fmt_http_date(clock.now() + secs(600));
+    let inner = Recorder::with(move |_| {
+        let response = http::Response::builder().status(401).header("date", &date);
+        let response = response.body(http_body_util::Full::default()).unwrap();
+        async move { Ok(response) }
+    });
+    send(&crate::support::service(&layer, &inner), try_on("image-4")).await.unwrap();
+    let skew = events.take();
+    assert!(skew.contains("event in tower_aiuta_auth\n  message=clock offset adopted\n  offset=600\n"), "{skew}");
+    assert!(skew.ends_with("  message=request replayed with a new token\n"), "{skew}");
+    send(&crate::support::service(&layer, &inner), try_on("image-4")).await.unwrap();
+    assert!(!events.take().contains("clock"), "it is told once");
+}

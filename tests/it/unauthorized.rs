@@ -1,0 +1,331 @@
+//! Rules E1, E2 and E4: what a 401 does to the token, and when a request is sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{Channel, Full};
+use tower::ServiceExt;
+use tower_aiuta_auth::testing::ManualClock;
+use tower_aiuta_auth::{AiutaAuthLayer, BoxError, Jwt, NoReplay, TokenError, TokenSource};
+
+use crate::support::*;
+
+/// A layer with the token number 1 for image-1 in its cache, which is refused from now on.
+async fn revoked(source: impl TokenSource) -> (AiutaAuthLayer, Recorder) {
+    let layer = jwt_at(&ManualClock::default(), source);
+    let refused = Refused::default();
+    refused.add(layer.token_cache().unwrap().get(&params("image-1")).await.unwrap().expose());
+    (layer, Recorder::refusing(&refused))
+}
+
+fn numbers(inner: &Recorder) -> Vec<u64> {
+    inner.tokens().iter().map(|token| number(token)).collect()
+}
+
+#[tokio::test]
+async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
+    let source = Source::new();
+    let (layer, inner) = revoked(source.clone()).await;
+    assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
+    assert_eq!(numbers(&inner), [1, 2]);
+    let stats = layer.token_cache().unwrap().stats();
+    assert_eq!((stats.rejected, stats.replays, stats.fetches, stats.entries), (1, 1, 2, 1));
+}
+
+#[tokio::test]
+async fn e2_the_replay_is_the_same_request() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Mark(u8);
+
+    let (layer, inner) = revoked(Source::new()).await;
+    let uri = format!("{SKU_IMAGES}?a=%20b&a=c");
+    let mut request = post(&uri, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"} "#);
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().append("x-trace", "1".parse().unwrap());
+    request.headers_mut().append("x-trace", "2".parse().unwrap());
+    request.extensions_mut().insert(Mark(7));
+    send(&service(&layer, &inner), request).await.unwrap();
+
+    let [first, second] = inner.seen().try_into().ok().unwrap();
+    assert_ne!(first.headers["authorization"], second.headers["authorization"]);
+    for seen in [&first, &second] {
+        assert_eq!((seen.method.as_str(), seen.uri.to_string()), ("POST", uri.clone()));
+        assert_eq!(seen.version, Version::HTTP_2);
+        assert_eq!(seen.headers.get_all("x-trace").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(seen.extensions.get(), Some(&Mark(7)));
+        assert_eq!(seen.body, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"} "#);
+        assert_eq!(seen.credentials(), ["authorization"]);
+        assert!(seen.headers["authorization"].is_sensitive());
+    }
+}
+
+#[tokio::test]
+async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
+    let source = Source::new();
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+    assert_eq!((inner.count(), source.calls()), (1, 1));
+    // It is forgotten all the same.
+    assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
+}
+
+#[tokio::test]
+async fn e2_without_leave_the_401_comes_back_as_it_was() {
+    let (layer, inner) = revoked(Source::new()).await;
+    let mut request = try_on("image-1");
+    request.extensions_mut().insert(NoReplay);
+    assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 401);
+    assert_eq!(inner.count(), 1);
+
+    let layer = jwt(Source::new()).replay_unauthorized(false).build().unwrap();
+    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+    assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (1, 0));
+}
+
+#[tokio::test]
+async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
+    // Params are known, and the body's size is not.
+    let (layer, inner) = revoked(Source::new()).await;
+    let (sender, body) = Channel::<Bytes, BoxError>::new(1);
+    drop(sender);
+    let mut request = Request::post(SKU_IMAGES).body(BoxBody::new(body)).unwrap();
+    request.extensions_mut().insert(params("image-1"));
+    let service = tower::Layer::layer(&layer, inner.clone());
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
+    assert_eq!(inner.count(), 1);
+
+    // Its size is known, and over the limit.
+    let layer = jwt(Source::new()).body_limit(10).build().unwrap();
+    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    assert_eq!(send(&crate::support::service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+    assert_eq!(inner.count(), 1);
+}
+
+#[tokio::test]
+async fn e2_a_request_without_params_and_body_is_replayed_too() {
+    let source = Source::new();
+    let layer = jwt_at(&ManualClock::default(), source);
+    let empty = tower_aiuta_auth::AuthParams::new();
+    let refused = Refused::default();
+    refused.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
+    let inner = Recorder::refusing(&refused);
+    let request = Request::delete("https://api.aiuta.com/v1/uploaded_images/7").body(Full::default()).unwrap();
+    assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 200);
+    assert_eq!(numbers(&inner), [1, 2]);
+}
+
+/// A 401 with a header and a body of its own.
+fn refusing_everything() -> Recorder {
+    Recorder::with(|_| async {
+        Ok(Response::builder().status(401).header("www-authenticate", "Bearer").body(Full::from("why")).unwrap())
+    })
+}
+
+#[tokio::test]
+async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
+    let gate = Gate::closed();
+    gate.open(1);
+    for (name, second) in [
+        (
+            "an error",
+            Source::with(|number, request| async move {
+                if number == 1 { Ok(numbered(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
+            }),
+        ),
+        ("the same token again", Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) })),
+        (
+            "an error after a while",
+            Source::with(move |number, request| {
+                let gate = gate.clone();
+                async move {
+                    gate.pass().await;
+                    if number == 1 {
+                        gate.open(1);
+                        return Ok(numbered(1, &request, secs(60)));
+                    }
+                    tokio::task::yield_now().await;
+                    Err(TokenError::transient("busy"))
+                }
+            }),
+        ),
+    ] {
+        let layer = jwt_at(&ManualClock::default(), second.clone());
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+        let inner = refusing_everything();
+        let response = service(&layer, &inner).oneshot(try_on("image-1")).await.unwrap();
+        assert_eq!(response.status(), 401, "{name}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer", "{name}");
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        assert_eq!(body, "why", "{name}");
+        assert_eq!((inner.count(), second.calls()), (1, 2), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn e2_a_second_401_is_returned_as_it_came() {
+    let source = Source::new();
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    let inner = refusing_everything();
+    assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+    assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2));
+    // And the second token is forgotten like the first.
+    let stats = layer.token_cache().unwrap().stats();
+    assert_eq!((stats.rejected, stats.replays, stats.entries), (2, 1, 0));
+}
+
+#[tokio::test]
+async fn e1_only_the_token_of_the_request_is_forgotten() {
+    let source = Source::new();
+    let (layer, inner) = revoked(source.clone()).await;
+    layer.token_cache().unwrap().get(&params("image-2")).await.unwrap();
+    send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+    assert_eq!(source.calls(), 3);
+    send(&service(&layer, &inner), try_on("image-2")).await.unwrap();
+    assert_eq!(source.calls(), 3, "image-2's is still there");
+}
+
+#[tokio::test]
+async fn e1_a_late_401_leaves_the_newer_token_alone() {
+    let source = Source::new();
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let tokens = layer.token_cache().unwrap();
+    let gate = Gate::closed();
+    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
+    tokens.get(&params("image-1")).await.unwrap();
+    let service = service(&layer, &inner);
+    let slow = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, try_on("image-1")).await.unwrap() }
+    });
+    settle().await;
+    tokens.invalidate(&params("image-1"));
+    tokens.get(&params("image-1")).await.unwrap();
+    gate.open(1);
+    assert_eq!(slow.await.unwrap(), 200);
+    assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2), "the newer one was used, and no other made");
+    assert_eq!(tokens.stats().entries, 1);
+}
+
+#[tokio::test]
+async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
+    // The refresh of a token hangs; meanwhile the token is refused; then the refresh lands with one made before that.
+    let gate = Gate::closed();
+    let source = Source::held(&gate, |number| number == 2);
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source.clone());
+    let inner = Recorder::answering(|seen| match number(seen.token()) {
+        1 | 2 => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::OK,
+    });
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    clock.advance(secs(45));
+    assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
+    assert_eq!(numbers(&inner), [1, 3]);
+    gate.open(1);
+    settle().await;
+    send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+    assert_eq!(numbers(&inner), [1, 3, 3]);
+}
+
+#[tokio::test]
+async fn e1_nor_may_one_that_others_still_wait_for() {
+    // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
+    let (fetching, answering) = (Gate::closed(), Gate::closed());
+    let source = Source::held(&fetching, |number| number == 2);
+    let clock = ManualClock::default();
+    let layer = jwt_at(&clock, source);
+    let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+    let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    let with_the_first = spawn();
+    settle().await;
+    clock.advance(secs(60));
+    let waiting = spawn();
+    settle().await;
+    answering.open(1);
+    assert_eq!(with_the_first.await.unwrap().unwrap().status(), 200);
+    assert_eq!(numbers(&inner), [1, 3], "the refused request does not wait for the flight that began before");
+    // That flight lands last; who waited for it gets its token, and the cache does not.
+    fetching.open(1);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+    assert_eq!(numbers(&inner), [1, 3, 2, 3]);
+}
+
+#[tokio::test]
+async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
+    for hangs in [false, true] {
+        let fetching = Gate::closed();
+        let source = Source::held(&fetching, move |number| hangs && number > 1);
+        let layer = jwt_at(&ManualClock::default(), source.clone());
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+        let answering = Gate::closed();
+        let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+        let callers: Vec<_> = (0..20)
+            .map(|_| {
+                let service = service(&layer, &inner);
+                tokio::spawn(async move { send(&service, try_on("image-1")).await.unwrap() })
+            })
+            .collect();
+        settle().await;
+        assert_eq!(inner.count(), 20, "all are in flight");
+        // Half of the refusals come in while the new token is being fetched, the others when it is there.
+        for _ in 0..10 {
+            answering.open(1);
+            settle().await;
+        }
+        fetching.open(100);
+        settle().await;
+        answering.open(10);
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), 200);
+        }
+        assert_eq!((inner.count(), source.calls()), (40, 2));
+    }
+}
+
+#[tokio::test]
+async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let source = Source::new();
+    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let inner = Recorder::answering({
+        let sent = sent.clone();
+        move |_| {
+            sent.fetch_add(1, Ordering::SeqCst);
+            StatusCode::UNAUTHORIZED
+        }
+    });
+    let service = service(&layer, &inner);
+    for (expected, what) in [(1, "no token in the cache: sent once"), (1, "and forgotten, so again"), (1, "and again")]
+    {
+        sent.store(0, Ordering::SeqCst);
+        send(&service, try_on("image-1")).await.unwrap();
+        assert_eq!(sent.load(Ordering::SeqCst), expected, "{what}");
+    }
+    sent.store(0, Ordering::SeqCst);
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    send(&service, try_on("image-1")).await.unwrap();
+    assert_eq!(sent.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn e1_a_source_that_insists_on_a_refused_token_does_not_fill_the_cache_with_it() {
+    let stubborn = Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) });
+    let layer = jwt_at(&ManualClock::default(), stubborn.clone());
+    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
+    }
+    assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (3, 0));
+    let _: Jwt = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+}
