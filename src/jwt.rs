@@ -46,6 +46,8 @@ pub struct Jwt {
     authorization: HeaderValue,
     expires_at: Option<SystemTime>,
     issued_at: Option<SystemTime>,
+    age: Option<Duration>,
+    out_of_cache: bool,
 }
 
 impl Jwt {
@@ -92,7 +94,13 @@ impl Jwt {
         let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(value))
             .map_err(|_| InvalidJwt("it contains a character that is not allowed in a header"))?;
         authorization.set_sensitive(true);
-        Ok(Self { authorization, expires_at: exp.map(numeric_date), issued_at: iat.map(numeric_date) })
+        Ok(Self {
+            authorization,
+            expires_at: exp.map(numeric_date),
+            issued_at: iat.map(numeric_date),
+            age: None,
+            out_of_cache: false,
+        })
     }
 
     /// Returns the token in compact form.
@@ -117,6 +125,38 @@ impl Jwt {
     #[must_use]
     pub fn issued_at(&self) -> Option<SystemTime> {
         self.issued_at
+    }
+
+    /// Sets the token's age: how much time had passed since its `iat` when its maker handed it over, by the clock of its
+    /// maker.
+    ///
+    /// With an age, the layer uses the token for `exp − iat − age` from the start of the fetch, and does not compare its
+    /// claims with this machine's clock. Without one it trusts the clock, so a clock that is ahead shortens the time.
+    #[must_use]
+    pub fn with_age(self, age: Duration) -> Self {
+        Self { age: Some(age), ..self }
+    }
+
+    /// Returns the token's age, if its source knows it.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.age
+    }
+
+    /// Marks a token that the source took from a cache of its own, `age` after it was issued. Implies
+    /// [`with_age`](Self::with_age).
+    ///
+    /// If Aiuta rejects such a token, it may have been revoked since. So the request is replayed with a new one, as it is
+    /// after a 401 to a token from the layer's cache.
+    #[must_use]
+    pub fn out_of_cache(self, age: Duration) -> Self {
+        Self { out_of_cache: true, ..self.with_age(age) }
+    }
+
+    /// Returns whether the source took the token from a cache of its own.
+    #[must_use]
+    pub fn is_out_of_cache(&self) -> bool {
+        self.out_of_cache
     }
 
     /// Returns the value of an `authorization` header with this token, marked sensitive.
@@ -144,6 +184,8 @@ impl fmt::Debug for Jwt {
         f.debug_struct("Jwt")
             .field("expires_at", &self.expires_at)
             .field("issued_at", &self.issued_at)
+            .field("age", &self.age)
+            .field("out_of_cache", &self.out_of_cache)
             .finish_non_exhaustive()
     }
 }

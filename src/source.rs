@@ -12,7 +12,7 @@ mod signer;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 pub use self::function::{SourceFn, source_fn};
 #[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
@@ -119,7 +119,7 @@ impl FetchReason {
 /// `Debug` shows the names of the params, never their values.
 ///
 /// ```
-/// use std::time::SystemTime;
+/// use std::time::{Instant, SystemTime};
 /// use tower_aiuta_auth::{AuthParams, TokenRequest};
 ///
 /// let request = TokenRequest::new(AuthParams::new().with("sku_id", "dress-1"), SystemTime::now());
@@ -131,13 +131,30 @@ pub struct TokenRequest {
     params: AuthParams,
     now: SystemTime,
     force_refresh: bool,
+    reason: FetchReason,
+    replaces: Option<Jwt>,
+    deadline: Option<Instant>,
 }
 
 impl TokenRequest {
     /// Creates a request for a token. `now` is the current time, from which the source computes `iat` and `exp`.
     #[must_use]
     pub fn new(params: AuthParams, now: SystemTime) -> Self {
-        Self { params, now, force_refresh: false }
+        Self { params, now, force_refresh: false, reason: FetchReason::Miss, replaces: None, deadline: None }
+    }
+
+    pub(crate) fn with_reason(self, reason: FetchReason) -> Self {
+        Self { reason, ..self }
+    }
+
+    pub(crate) fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets the token that the new one [replaces](Self::replaces).
+    #[must_use]
+    pub fn replacing(self, token: Jwt) -> Self {
+        Self { replaces: Some(token), ..self }
     }
 
     /// Makes [`force_refresh`](Self::force_refresh) return `true`.
@@ -163,12 +180,33 @@ impl TokenRequest {
         self.now
     }
 
-    /// Returns whether the source must create a new token because Aiuta rejected the last one for these params with a
-    /// 401.
+    /// Returns whether the source must create a new token: because Aiuta rejected the last one for these params with a
+    /// 401, because it was [invalidated](crate::TokenCache::invalidate), or because it arrived expired.
     ///
     /// A source with a cache must not return a token from it then.
     #[must_use]
     pub fn force_refresh(&self) -> bool {
         self.force_refresh
+    }
+
+    /// Returns why the layer asks.
+    #[must_use]
+    pub fn reason(&self) -> FetchReason {
+        self.reason
+    }
+
+    /// Returns the token that the new one replaces: it is near its end, was rejected or invalidated, or arrived expired.
+    ///
+    /// A source that shares a cache with others may find that someone else has replaced it already.
+    #[must_use]
+    pub fn replaces(&self) -> Option<&Jwt> {
+        self.replaces.as_ref()
+    }
+
+    /// Returns the time until which a token is of use: when the layer's
+    /// [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) ends the fetch. `None` if no runtime tells that time.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 }
