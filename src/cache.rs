@@ -4,13 +4,14 @@
 //! goes through [`TokenCache::join_or_start`], under one lock that is never held while foreign code runs.
 //!
 //! ```text
-//! get_or_fetch ─┬─ Fresh ──────────────────────────────▶ Lookup::Ready
-//!               ├─ RefreshDue ─▶ refresh_ahead ────────▶ Lookup::Ready    (a task drives the fetch)
-//!               └─ missing or Expired ─▶ join_or_start
-//!                                          ├─ Cached ──▶ Lookup::Ready    (another fetch has just completed)
-//!                                          ├─ Joined ──▶ Lookup::Waiting
-//!                                          └─ Started ─▶ poll_first ─┬─ the source was ready ─▶ Lookup::Ready
-//!                                                                    └─ Lookup::Waiting
+//! lookup ─┬─ Fresh ─────────────────────────────────▶ the token
+//!         ├─ RefreshDue ─▶ refresh_ahead ───────────▶ the token          (a task drives the fetch)
+//!         └─ missing or Expired ─▶ fetch ─▶ join_or_start
+//!                                    ├─ Cached ─────▶ Lookup::Ready      (another fetch has just completed)
+//!                                    ├─ Stopgap ────▶ Lookup::Ready      (a rejected token: too early for another)
+//!                                    ├─ Joined ─────▶ Lookup::Waiting
+//!                                    └─ Started ─▶ poll_first ─┬─ the source was ready ─▶ Lookup::Ready
+//!                                                              └─ pending ──────────────▶ Lookup::Waiting
 //! ```
 
 mod clock;
@@ -18,6 +19,7 @@ mod cooldown;
 mod entry;
 mod fetch;
 mod join;
+mod rejection;
 mod runtime;
 mod shared_call;
 mod state;
@@ -35,12 +37,13 @@ use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use self::clock::ClockReading;
 use self::entry::{Entry, Freshness};
 use self::fetch::{Fetch, Outcome};
-use self::join::Join;
+use self::join::{Demand, Join};
+use self::runtime::Pause;
 use self::state::CacheState;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
@@ -48,7 +51,9 @@ use crate::params::AuthParams;
 use crate::source::FetchReason;
 use crate::sync::{Mutex, MutexGuard};
 
+pub(crate) use self::clock::Offset;
 pub(crate) use self::entry::ExpiryPolicy;
+pub(crate) use self::runtime::is_entered as is_on_runtime;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
 pub(crate) use self::wait::FetchFuture;
@@ -99,33 +104,58 @@ impl Future for Lookup {
     }
 }
 
-/// A token for one request, and what is needed to judge a 401 to it.
+/// A token for one request, and what is needed to judge the response to it.
 pub(crate) struct ResolvedToken {
     entry: Arc<Entry>,
-    /// Whether it was in the cache. Otherwise it was fetched for this request.
-    pub(crate) from_cache: bool,
-    /// What the clock said when it was found in the cache, or when its fetch started.
+    /// When it was found in the cache, or its fetch started, by the clock that it was made by.
     at: ClockReading,
+    origin: TokenOrigin,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokenOrigin {
+    Cache,
+    /// Fetched for this request.
+    Fetch,
+    /// Fetched for this request, and expired when it arrived (rule D4).
+    ExpiredFetch,
+    /// A token that was rejected before, since it is too early to fetch another (rule E5).
+    Stopgap,
 }
 
 impl ResolvedToken {
-    fn cached(entry: Arc<Entry>, at: ClockReading) -> Self {
-        Self { entry, from_cache: true, at }
-    }
-
-    fn fetched(fetch: &Fetch, entry: Arc<Entry>) -> Self {
-        Self { entry, from_cache: false, at: fetch.started }
+    fn found(entry: Arc<Entry>, now: SystemTime, origin: TokenOrigin) -> Self {
+        Self { at: entry.made.later(now), entry, origin }
     }
 
     pub(crate) fn jwt(&self) -> &Jwt {
         self.entry.jwt()
     }
 
+    /// Returns whether another request may be answered differently than the one that carried `rejected`.
+    pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
+        self.origin != TokenOrigin::Stopgap && !self.jwt().same_as(rejected.jwt())
+    }
+
     #[cfg(tower_aiuta_auth_model)]
     pub(crate) fn for_model(jwt: Jwt, policy: &ExpiryPolicy) -> Self {
-        let at = ClockReading::at(SystemTime::UNIX_EPOCH);
-        Self::cached(Arc::new(Entry::new(jwt, at.raw, policy, 0)), at)
+        let made = ClockReading::uncorrected(SystemTime::UNIX_EPOCH);
+        Self::found(Arc::new(Entry::new(jwt, made, false, policy, 0)), made.raw, TokenOrigin::Cache)
     }
+}
+
+/// There is no token in the cache that can be used.
+pub(crate) struct Miss {
+    expired: Option<Arc<Entry>>,
+    now: SystemTime,
+    offset: Option<Offset>,
+}
+
+/// The token that replaces a rejected one.
+#[derive(Clone, Copy)]
+pub(crate) struct Replacement {
+    /// The offset to make it by, if the rejected one was made by a wrong clock.
+    pub(crate) offset: Option<Offset>,
 }
 
 impl TokenCache {
@@ -149,12 +179,20 @@ impl TokenCache {
 
     /// Forgets the token for `params` and any fetch of it, so that the next request asks the source.
     ///
-    /// Requests that wait for a running fetch still get its result. Returns whether there was anything to forget.
+    /// If there was a token, the source is asked with [`force_refresh`](crate::TokenRequest::force_refresh), and can't
+    /// bring that token back. Requests that wait for a running fetch still get its result. Returns whether there was
+    /// anything to forget.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn invalidate(&self, params: &AuthParams) -> bool {
+        let state = &*self.state;
         let (token, fetch) = {
-            let mut in_flight = lock(&self.state.in_flight);
-            (self.state.store.remove(params), in_flight.remove(params))
+            let mut in_flight = lock(&state.in_flight);
+            state.rejections.reset(params);
+            let token = state.store.remove(params).map(|(_, entry)| entry);
+            if let Some(entry) = &token {
+                state.rejections.invalidate(params, entry);
+            }
+            (token, in_flight.remove(params))
         };
         let forgotten = token.is_some() || fetch.is_some();
         if let Some(fetch) = fetch {
@@ -165,9 +203,19 @@ impl TokenCache {
 
     /// Forgets all tokens and all running fetches, as [`invalidate`](Self::invalidate) does for one.
     pub fn clear(&self) {
+        let state = &*self.state;
+        let now = state.clock.raw();
         let fetches = {
-            let mut in_flight = lock(&self.state.in_flight);
-            self.state.store.clear();
+            let mut in_flight = lock(&state.in_flight);
+            state.rejections.reset_all();
+            let mut longest = Duration::ZERO;
+            for (params, entry) in state.store.iter() {
+                state.rejections.invalidate(&params, &entry);
+                longest = longest.max(entry.usable_left(now));
+            }
+            // More keys than the rejections remember: until the tokens would have expired, every fetch is a forced one.
+            in_flight.forced_until = Some(Pause::new(longest, now));
+            state.store.clear();
             in_flight.remove_all()
         };
         fetches.for_each(|fetch| fetch.detach());
@@ -195,29 +243,49 @@ impl TokenCache {
         self.state.counters.replays.add();
     }
 
-    /// Looks up the token for `params`. If there is none that can be used, joins or starts the fetch of one (rule C1).
+    /// Looks up the token for `params`, and fetches one if there is none that can be used.
     pub(crate) fn get_or_fetch(&self, params: &AuthParams) -> Lookup {
+        match self.lookup(params) {
+            Ok(token) => Lookup::ready(Ok(token)),
+            Err(miss) => self.fetch(params, miss),
+        }
+    }
+
+    /// Looks up the token for `params`, and has a task refresh it if that is due.
+    ///
+    /// # Errors
+    ///
+    /// A [`Miss`] if there is no token that can be used, to be given to [`fetch`](Self::fetch).
+    pub(crate) fn lookup(&self, params: &AuthParams) -> Result<ResolvedToken, Miss> {
         // The clock is read after the lookup. Read before, it could be behind the start of a fetch that completes in
         // between, and the newest token would look as if the clock had gone back.
         let entry = self.state.store.get(params);
-        let at = self.state.clock.read();
-        let Some(entry) = entry else { return self.fetch(params, None, at) };
-        match entry.freshness(at.corrected()) {
+        let now = self.state.clock.raw();
+        let Some(entry) = entry else { return Err(Miss { expired: None, now, offset: None }) };
+        match entry.freshness(now) {
             Freshness::Fresh => {}
-            Freshness::RefreshDue => self.refresh_ahead(params, &entry, at),
-            Freshness::Expired => return self.fetch(params, Some(&entry), at),
+            Freshness::RefreshDue => self.refresh_ahead(params, &entry, now),
+            Freshness::Expired => return Err(Miss { expired: Some(entry), now, offset: None }),
         }
-        self.state.counters.hits.add(params.keyed_hash());
-        Lookup::ready(Ok(ResolvedToken::cached(entry, at)))
+        Ok(self.hit(params, entry, now))
     }
 
-    fn fetch(&self, params: &AuthParams, expired: Option<&Arc<Entry>>, at: ClockReading) -> Lookup {
+    fn hit(&self, params: &AuthParams, entry: Arc<Entry>, now: SystemTime) -> ResolvedToken {
+        self.state.counters.hits.add(params.keyed_hash());
+        ResolvedToken::found(entry, now, TokenOrigin::Cache)
+    }
+
+    /// Joins or starts the fetch of a token that is not in the cache (rule C1).
+    pub(crate) fn fetch(&self, params: &AuthParams, miss: Miss) -> Lookup {
         let counters = &self.state.counters;
+        let Miss { expired, now, offset } = miss;
+        let demand = Demand { params, seen: expired.as_ref(), reason: FetchReason::Miss, now, offset };
         let join = |fetch: &Arc<Fetch>| FetchFuture::new(self.clone(), Arc::clone(fetch));
-        let waiting = match self.join_or_start(params, expired, FetchReason::Miss, at.raw, join) {
-            Ok(Join::Cached(entry)) => {
-                counters.hits.add(params.keyed_hash());
-                return Lookup::ready(Ok(ResolvedToken::cached(entry, at)));
+        let waiting = match self.join_or_start(demand, join) {
+            Ok(Join::Cached(entry)) => return Lookup::ready(Ok(self.hit(params, entry, now))),
+            Ok(Join::Stopgap(entry)) => {
+                counters.misses.add();
+                return Lookup::ready(Ok(ResolvedToken::found(entry, now, TokenOrigin::Stopgap)));
             }
             Ok(Join::Joined(waiting)) => {
                 counters.misses.add();
@@ -235,46 +303,103 @@ impl TokenCache {
             }
         };
         match waiting.fetch().outcome() {
-            Some(Outcome::Token(entry)) => Lookup::ready(Ok(ResolvedToken::fetched(waiting.fetch(), entry))),
+            Some(Outcome::Token(entry)) => Lookup::ready(Ok(self.fetched(entry))),
             Some(Outcome::Failed(error)) => Lookup::ready(Err(error)),
             Some(Outcome::Cancelled) | None => Lookup::Waiting(waiting),
         }
+    }
+
+    fn fetched(&self, entry: Arc<Entry>) -> ResolvedToken {
+        let is_expired = entry.is_expired(self.state.clock.raw());
+        let origin = if is_expired { TokenOrigin::ExpiredFetch } else { TokenOrigin::Fetch };
+        ResolvedToken { at: entry.made, entry, origin }
     }
 
     /// Starts the refresh of a token that can still be used, if this caller is the one to do so (rule D2).
     ///
     /// Without a runtime nothing would drive that fetch, so there is none: the token is fetched again once it has
     /// expired (rule C3).
-    fn refresh_ahead(&self, params: &AuthParams, entry: &Arc<Entry>, at: ClockReading) {
-        let now = at.corrected();
-        if !runtime::is_entered() || !entry.claim_refresh(now, now + self.state.fetch_timeout) {
+    fn refresh_ahead(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) {
+        if !runtime::is_entered() || !entry.claim_refresh(now, self.state.fetch_timeout) {
             return;
         }
-        match self.join_or_start(params, Some(entry), FetchReason::RefreshAhead, at.raw, |_| ()) {
+        let demand = Demand { params, seen: Some(entry), reason: FetchReason::RefreshAhead, now, offset: None };
+        match self.join_or_start(demand, |_| ()) {
             Ok(Join::Started(fetch, ())) => {
                 self.state.counters.refreshes.add();
                 self.poll_first(&fetch);
             }
-            Ok(Join::Cached(_) | Join::Joined(())) => {}
+            Ok(Join::Cached(_) | Join::Stopgap(_) | Join::Joined(())) => {}
             Err(error) if error.retry_after().is_some() => entry.refresh_failed(now, error.retry_after()),
             // Too many fetches are running. The claim lapses.
             Err(_) => {}
         }
     }
 
-    /// Compares the clock with Aiuta's, which showed `date` when it rejected `token`. Returns whether that token was made
-    /// by a wrong clock (rule H1).
-    ///
-    /// To be called before [`reject`](Self::reject), so that the next token is made by the corrected clock.
-    pub(crate) fn compare_clocks(&self, token: &ResolvedToken, date: SystemTime) -> bool {
-        self.state.clock.compare(token.at, date)
+    /// Returns whether the time of a token is over that could be used when it was resolved: it should be replaced before
+    /// it is sent (rule C2).
+    pub(crate) fn has_expired_since(&self, token: &ResolvedToken) -> bool {
+        matches!(token.origin, TokenOrigin::Cache | TokenOrigin::Fetch)
+            && token.entry.is_expired(self.state.clock.raw())
     }
 
-    /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1).
-    pub(crate) fn reject(&self, params: &AuthParams, token: &ResolvedToken) {
+    /// Returns whether a response other than 401 to `token` has to be reported by [`on_accepted`](Self::on_accepted) and
+    /// [`on_date`](Self::on_date). Most need not.
+    pub(crate) fn is_watching(&self, token: &ResolvedToken) -> bool {
+        token.entry.is_on_trial() || token.origin == TokenOrigin::Stopgap || self.state.clock.is_corrected()
+    }
+
+    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). `offset` is one that was to
+    /// be tried: if the token was made by it, it has helped, and is adopted (rule H1).
+    pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, offset: Option<Offset>) {
+        if token.entry.end_trial() || token.origin == TokenOrigin::Stopgap {
+            let _in_flight = lock(&self.state.in_flight);
+            self.state.rejections.reset(params);
+        }
+        if let Some(offset) = offset.filter(|offset| token.entry.made.is_by(*offset)) {
+            self.state.clock.adopt(offset);
+        }
+    }
+
+    /// Notes the time of Aiuta's clock: an offset in force that it contradicts is void (rule H1).
+    pub(crate) fn on_date(&self, date: SystemTime) {
+        if self.state.clock.is_corrected() {
+            self.state.clock.void_if_contradicted(date);
+        }
+    }
+
+    /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1). `date` is
+    /// that of the response. Returns how to fetch another one, if that can be expected to fare better (rules E2, H1):
+    /// not if this one was fetched for this request by a right clock.
+    pub(crate) fn on_rejected(
+        &self,
+        params: &AuthParams,
+        token: &ResolvedToken,
+        date: Option<SystemTime>,
+    ) -> Option<Replacement> {
+        self.state.counters.rejected.add();
+        if token.origin == TokenOrigin::Stopgap {
+            return None;
+        }
+        let offset = date.and_then(|date| self.state.clock.offset_to_try(token.at, date));
+        self.reject(params, token);
+        let was_old = token.origin == TokenOrigin::Cache || token.jwt().is_out_of_cache();
+        let replace = offset.is_some() || was_old || token.entry.is_expired(self.state.clock.raw());
+        replace.then_some(Replacement { offset })
+    }
+
+    /// Looks up the token for a replay.
+    pub(crate) fn replace(&self, params: &AuthParams, replacement: Replacement) -> Lookup {
+        match self.lookup(params) {
+            Ok(token) => Lookup::ready(Ok(token)),
+            Err(miss) => self.fetch(params, Miss { offset: replacement.offset, ..miss }),
+        }
+    }
+
+    fn reject(&self, params: &AuthParams, token: &ResolvedToken) {
         let state = &*self.state;
+        let (rejections, now) = (&state.rejections, state.clock.raw());
         let is_rejected = |entry: &Arc<Entry>| entry.jwt().same_as(token.jwt());
-        state.counters.rejected.add();
         let fetch = {
             let mut in_flight = lock(&state.in_flight);
             match state.store.get(params) {
@@ -286,13 +411,17 @@ impl TokenCache {
                     match replacing.and_then(|fetch| fetch.replaces.as_ref()) {
                         // Another request was rejected first, and this fetch replaces the token (rule E4).
                         Some(replaced) if is_rejected(replaced) => return,
-                        // The token was in use beside the one being replaced. `admit` takes neither back.
-                        Some(_) => return state.rejected.insert(params.clone(), Arc::clone(&token.entry)),
+                        // The token was in use beside the one being replaced. Neither comes back into the cache.
+                        Some(_) => return rejections.remember(params, &token.entry),
                         None => {}
+                    }
+                    // Another request was rejected first, and no other token could be fetched.
+                    if rejections.get(params).is_some_and(|rejected| rejected.contains(token.jwt())) {
+                        return;
                     }
                 }
             }
-            state.rejected.insert(params.clone(), Arc::clone(&token.entry));
+            rejections.reject(params, &token.entry, now);
             in_flight.remove(params)
         };
         if let Some(fetch) = fetch {

@@ -1,14 +1,15 @@
-//! The clock, and how far it is off (rule H1).
+//! [`CorrectedClock`]: the clock, and how far it is off (rule H1).
 //!
-//! There are two bases of time, and each moment in this crate has one of them:
+//! Each time in this crate is *raw* or *corrected*. Raw time is what the [`Clock`] says. Everything that is a length of
+//! time, such as how long a token is used, is the difference of two raw times. Corrected time is raw time plus the offset
+//! in force. It is only used to tell a source the time ([`TokenRequest::now`](crate::TokenRequest::now)), since Aiuta
+//! compares the claims of a token with its own clock.
 //!
-//! - **raw**, what the [`Clock`] shows: when a flight is late (C6), when a source's pause ends (G2), how old an offset is. None of these may
-//!   jump when an offset is adopted.
-//! - **corrected**, raw plus the offset in force: what a source is told ([`TokenRequest::now`](crate::TokenRequest::now)), and whether a
-//!   token in the cache is fresh, due or stale (D1–D3). Both meet a token's claims, which are judged by Aiuta's clock.
-//!
-//! A [`ClockReading`] has both. When an offset is adopted or aged out, corrected time jumps, and what is in the cache is judged as after any
-//! other step of the clock: tokens from a future that is no more, or over by now, are stale, which is what Aiuta takes them for.
+//! ```text
+//! 401 with a `Date` that the clock disagrees with ─▶ the offset is tried: a token is made by it, the request is replayed
+//!     replay answered 401 ─▶ forgotten
+//!     any other answer    ─▶ in force, for an hour, or until a `Date` agrees with the raw clock
+//! ```
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,34 +18,34 @@ use crate::clock::Clock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::trace;
 
-/// So far may two clocks be apart without a correction: a `Date` is a whole second old at worst, and answers take time.
+/// How far two clocks may be apart without a correction: a `Date` is up to a second old, and responses take time.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
-/// The largest offset that is adopted. A clock that is off by more is not a clock that drifts, or the `Date` is nonsense.
+/// The largest offset that is tried. A clock that is off by more is not a clock that drifts, or the `Date` is wrong.
 const MAX_OFFSET: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an offset is in force. Then the clock may have been set right, and another 401 tells if not.
+/// How long an offset is in force. After that the clock may have been set right, and another 401 tells if it was not.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// What is added to the clock, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Offset(i64);
+pub(crate) struct Offset(i64);
 
 impl Offset {
     const NONE: Self = Self(0);
 
-    /// What `clock` lacks to show `right`; `None` if that is over a day.
+    /// What `clock` lacks to say `right`: zero if that is within the tolerance, `None` if it is over a day.
     fn between(clock: SystemTime, right: SystemTime) -> Option<Self> {
         let (apart, sign) = match right.duration_since(clock) {
             Ok(ahead) => (ahead, 1),
             Err(error) => (error.duration(), -1),
         };
         let millis = i64::try_from(apart.as_millis()).ok()?;
-        (apart <= MAX_OFFSET).then_some(Self(sign * millis))
-    }
-
-    fn is_small(self) -> bool {
-        Duration::from_millis(self.0.unsigned_abs()) <= TOLERANCE
+        match apart {
+            _ if apart <= TOLERANCE => Some(Self::NONE),
+            _ if apart <= MAX_OFFSET => Some(Self(sign * millis)),
+            _ => None,
+        }
     }
 
     fn add_to(self, raw: SystemTime) -> SystemTime {
@@ -58,7 +59,7 @@ impl Offset {
     }
 }
 
-/// What the clock showed at one moment, and the offset that was in force.
+/// What the clock said at one moment, and how it was corrected.
 #[derive(Clone, Copy)]
 pub(crate) struct ClockReading {
     pub(crate) raw: SystemTime,
@@ -66,13 +67,26 @@ pub(crate) struct ClockReading {
 }
 
 impl ClockReading {
-    #[cfg(tower_aiuta_auth_model)]
-    pub(crate) fn at(raw: SystemTime) -> Self {
-        Self { raw, offset: Offset::NONE }
+    pub(crate) fn new(raw: SystemTime, offset: Offset) -> Self {
+        Self { raw, offset }
+    }
+
+    #[cfg(any(test, tower_aiuta_auth_model))]
+    pub(crate) fn uncorrected(raw: SystemTime) -> Self {
+        Self::new(raw, Offset::NONE)
     }
 
     pub(crate) fn corrected(self) -> SystemTime {
         self.offset.add_to(self.raw)
+    }
+
+    pub(crate) fn is_by(self, offset: Offset) -> bool {
+        self.offset == offset
+    }
+
+    /// A later moment, corrected as this one.
+    pub(crate) fn later(self, raw: SystemTime) -> Self {
+        Self { raw, ..self }
     }
 }
 
@@ -91,61 +105,70 @@ impl CorrectedClock {
         self.clock.now()
     }
 
-    pub(crate) fn read(&self) -> ClockReading {
-        self.reading_at(self.clock.now())
-    }
-
-    /// What the clock showed a moment ago, with the offset that is in force now.
+    /// What the clock said at `raw`, with the offset that is in force now.
     pub(crate) fn reading_at(&self, raw: SystemTime) -> ClockReading {
-        ClockReading { raw, offset: self.adopted.load().in_force(raw) }
+        ClockReading::new(raw, self.adopted.load().in_force(raw))
     }
 
     /// The offset in force, in whole seconds.
     pub(crate) fn offset(&self) -> i64 {
-        self.read().offset.0 / 1000
+        self.adopted.load().in_force(self.raw()).0 / 1000
     }
 
-    /// Compares the clock with Aiuta's, which showed `date` when it refused a token. Adopts the difference if ours is off, and answers
-    /// whether it was when the token was made, or found in the cache: at `made`.
-    ///
-    /// These are two questions: of twenty requests that were refused for one wrong clock, the first adopts the difference, and all of them
-    /// have a token that was made too early or too late.
-    pub(crate) fn compare(&self, made: ClockReading, date: SystemTime) -> bool {
-        let received = self.clock.now();
-        let Some(difference) = Offset::between(received, date) else { return false };
-        let is_off = |offset: Offset| is_off(date, offset.add_to(made.raw), offset.add_to(received));
+    /// Returns whether an offset may be in force, without reading the clock.
+    pub(crate) fn is_corrected(&self) -> bool {
+        self.adopted.load().0 != 0
+    }
 
-        let current = self.adopted.load();
-        // A clock that needs no correction gets none: this is how an offset goes away once the machine's clock was set right.
-        let offset = if difference.is_small() { Offset::NONE } else { difference };
-        let in_force = current.in_force(received);
-        if is_off(in_force) && offset != in_force && self.adopted.replace(current, offset, received) {
+    /// Returns the offset to try, if a token was made by a wrong clock: if Aiuta's clock said `date` when it rejected
+    /// the token, which was found at `found`.
+    pub(crate) fn offset_to_try(&self, found: ClockReading, date: SystemTime) -> Option<Offset> {
+        let received = self.raw();
+        if !is_off(date, found.corrected(), found.later(received).corrected()) {
+            return None;
+        }
+        // Another request may have tried one with success meanwhile.
+        let in_force = self.adopted.load().in_force(received);
+        let corrected = in_force.add_to(received);
+        if is_off(date, corrected, corrected) { Offset::between(received, date) } else { Some(in_force) }
+    }
+
+    /// Puts an offset in force that has helped.
+    pub(crate) fn adopt(&self, offset: Offset) {
+        let (now, current) = (self.raw(), self.adopted.load());
+        if current.in_force(now) != offset && self.adopted.replace(current, offset, now) {
             trace::clock_offset_adopted(offset.0 / 1000);
         }
-        is_off(made.offset)
+    }
+
+    /// Voids the offset in force if the `date` of a response agrees with the raw clock.
+    pub(crate) fn void_if_contradicted(&self, date: SystemTime) {
+        if Offset::between(self.raw(), date) == Some(Offset::NONE) {
+            self.adopt(Offset::NONE);
+        }
     }
 }
 
-/// Whether a clock that showed `made` before a request was sent and `received` after its answer came is off, if another one showed `date`
-/// in between.
+/// Returns whether a clock that said `made` before a request was sent, and `received` after its response came, is off if
+/// another clock said `date` in between.
 ///
-/// Any moment in between will do, however long that was: the request may have waited in a queue, or the answer for a machine that slept. A
-/// `date` before the first makes the token one of the future; one after the last, an old one.
+/// It is not if `date` is any moment in between: the request may have waited in a queue, or the response for a machine
+/// that slept. A `date` before the first makes the token one of the future, a `date` after the last an old one.
 fn is_off(date: SystemTime, made: SystemTime, received: SystemTime) -> bool {
     let too_early = made.checked_sub(TOLERANCE).is_some_and(|earliest| date < earliest);
     let too_late = received.checked_add(TOLERANCE).is_some_and(|latest| date > latest);
     too_early || too_late
 }
 
-/// An offset and when it was adopted, in one word: a hit reads both at once, without a lock.
+/// An offset and when it was adopted, packed into one word: both are read at once, without a lock.
 #[derive(Default)]
 struct AtomicOffset(AtomicU64);
 
-/// The lower bits of the word are the offset, made positive; the 36 above are the second since the epoch, good until the year 4147.
+/// The lower bits are the offset, made positive. The 36 bits above are seconds since the epoch, up to the year 4147.
 const OFFSET_BITS: u32 = 28;
 const ZERO_OFFSET: i64 = 1 << (OFFSET_BITS - 1);
 
-/// The word; 0 if there is no offset.
+/// Zero if there is no offset.
 #[derive(Clone, Copy)]
 struct PackedOffset(u64);
 
@@ -154,7 +177,7 @@ impl AtomicOffset {
         PackedOffset(self.0.load(Ordering::Relaxed))
     }
 
-    /// Answers whether it was this caller that replaced it. Another who did so at the same moment did it for the same reason.
+    /// Returns whether this caller replaced it. Another caller that did so at the same moment had the same reason.
     fn replace(&self, current: PackedOffset, offset: Offset, now: SystemTime) -> bool {
         PackedOffset::new(offset, now)
             .is_some_and(|new| self.0.compare_exchange(current.0, new.0, Ordering::Relaxed, Ordering::Relaxed).is_ok())
@@ -171,8 +194,8 @@ impl PackedOffset {
         fits.then(|| Self(second << OFFSET_BITS | (ZERO_OFFSET + offset.0).unsigned_abs()))
     }
 
-    /// The offset, unless it is too old at `raw`, or adopted after that: then the clock was set back meanwhile, perhaps because somebody
-    /// else found out how wrong it was.
+    /// The offset, unless it is too old at `raw`, or was adopted later: then the clock was set back, perhaps because
+    /// someone set it right.
     fn in_force(self, raw: SystemTime) -> Offset {
         if self.0 == 0 {
             return Offset::NONE;

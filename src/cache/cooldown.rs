@@ -5,32 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::lock;
+use super::runtime::Pause;
 use crate::error::{AuthError, TokenError};
 use crate::sync::Mutex;
 
 /// The longest pause that is obeyed.
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// So many partitions can be paused at once. Anyone may cause a pause for their own partition, so their number is bounded; past it the
-/// pause that ends first is forgotten, and the source is asked once too often.
+/// Number of partitions that can be paused at once. Anyone can cause a pause for their own partition, so it is bounded.
+/// Beyond it the pause that ends first is forgotten, and the source is called once too often.
 const MAX_PARTITIONS: usize = 1024;
 
 /// A pause, and the error that began it.
 #[derive(Clone)]
 struct Cooldown {
-    since: SystemTime,
-    until: SystemTime,
+    pause: Pause,
     cause: Arc<TokenError>,
-}
-
-impl Cooldown {
-    /// What is left of it; nothing if the clock went back to before it began, or it would last for who knows how long.
-    fn left(&self, now: SystemTime) -> Option<Duration> {
-        if now < self.since {
-            return None;
-        }
-        self.until.duration_since(now).ok().filter(|left| !left.is_zero())
-    }
 }
 
 #[derive(Default)]
@@ -45,42 +35,43 @@ struct Inner {
 }
 
 impl Cooldowns {
-    /// Begins a pause if `cause` asks for one; answers how long it is.
+    /// Begins a pause if `cause` asks for one. Returns its length.
     pub(crate) fn begin(&self, partition: Option<&str>, now: SystemTime, cause: &Arc<TokenError>) -> Option<Duration> {
-        let pause = cause.retry_after()?.min(MAX_PAUSE);
-        let until = now + pause;
-        let hold = Cooldown { since: now, until, cause: Arc::clone(cause) };
-        // Dropped after the lock: the destructor of a cause is somebody else's code.
+        let length = cause.retry_after()?.min(MAX_PAUSE);
+        let cooldown = Cooldown { pause: Pause::new(length, now), cause: Arc::clone(cause) };
+        // Dropped after the lock: the destructor of a cause is foreign code.
         let mut over = Vec::new();
         let mut inner = lock(&self.inner);
         match partition {
-            None => over.extend(inner.everyone.replace(hold)),
+            None => over.extend(inner.everyone.replace(cooldown)),
             Some(partition) => {
                 let partitions = &mut inner.partitions;
                 if partitions.len() >= MAX_PARTITIONS && !partitions.contains_key(partition) {
-                    over.extend(partitions.extract_if(|_, hold| hold.left(now).is_none()).map(|(_, hold)| hold));
+                    let is_over = |_: &String, cooldown: &mut Cooldown| cooldown.pause.left(now).is_none();
+                    over.extend(partitions.extract_if(is_over).map(|(_, cooldown)| cooldown));
                     if partitions.len() >= MAX_PARTITIONS {
-                        let first = partitions.iter().min_by_key(|(_, hold)| hold.until).map(|(name, _)| name.clone());
+                        let first = partitions.iter().min_by_key(|(_, cooldown)| cooldown.pause.left(now));
+                        let first = first.map(|(name, _)| name.clone());
                         over.extend(first.and_then(|name| partitions.remove(&name)));
                     }
                 }
-                over.extend(partitions.insert(partition.to_owned(), hold));
+                over.extend(partitions.insert(partition.to_owned(), cooldown));
             }
         }
-        Some(pause)
+        Some(length)
     }
 
-    /// The error for a request that would have to call the source during a pause.
+    /// Returns the error for a request that would have to call the source during a pause.
     pub(crate) fn check(&self, partition: Option<&str>, now: SystemTime) -> Result<(), AuthError> {
         let inner = lock(&self.inner);
         let of_partition = partition.and_then(|partition| inner.partitions.get(partition));
         let longest = [inner.everyone.as_ref(), of_partition]
             .into_iter()
             .flatten()
-            .filter_map(|hold| hold.left(now).map(|left| (left, hold)))
+            .filter_map(|cooldown| cooldown.pause.left(now).map(|left| (left, cooldown)))
             .max_by_key(|(left, _)| *left);
         match longest {
-            Some((left, hold)) => Err(AuthError::cooling_down(Arc::clone(&hold.cause), left)),
+            Some((left, cooldown)) => Err(AuthError::cooling_down(Arc::clone(&cooldown.cause), left)),
             None => Ok(()),
         }
     }

@@ -1,21 +1,27 @@
-//! A cached token: until when it is used, and when its next refresh is due. Pure decisions on plain values of time, all
-//! of them [corrected](super::clock).
+//! [`Entry`]: a token, until when it is used, and when its next refresh is due. Pure decisions on plain values of time.
+//!
+//! What has passed since the fetch started is the difference of two readings of the [`Clock`](crate::Clock), not
+//! corrected. So neither an offset nor the clock of another machine changes how long a token is used.
 
 use std::time::{Duration, SystemTime};
 
+use super::clock::ClockReading;
 use crate::jwt::Jwt;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// What a lifetime is cut by at most, so that no token expires on its way (rule D1).
+/// What is taken off a lifetime at most, so that no token expires on its way (rule D1).
 const MAX_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long before the end a refresh begins at the earliest (rule D2).
+/// How far the clock may go back, as when it is adjusted, without ending a token (rule D1).
+const MAX_STEP_BACK: Duration = Duration::from_secs(5);
+
+/// How long before the end a refresh starts at the earliest (rule D2).
 const MAX_REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
 
-/// The waits after failed refreshes: 1 s, 2 s, 4 s … up to this (rule D3).
+/// The waits after failed refreshes are 1 s, 2 s, 4 s … up to this (rule D3).
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The settings that freshness depends on.
+/// The settings that decide how long a token is used.
 #[derive(Clone, Debug)]
 pub(crate) struct ExpiryPolicy {
     pub(crate) refresh_ahead: f64,
@@ -23,43 +29,40 @@ pub(crate) struct ExpiryPolicy {
 }
 
 impl ExpiryPolicy {
-    /// Until when a token fetched at `start` is used: `min(exp, start + (exp − iat))` less a margin (rule D1).
+    /// How long a token is used from the start of its fetch, for which the source was told the time `now` (rule D1).
     ///
-    /// `exp − iat` is what the issuer meant to give, whatever its clock says, so that a clock ahead of ours grants nothing more.
-    pub(crate) fn usable_until(&self, jwt: &Jwt, start: SystemTime) -> SystemTime {
-        let end = match (jwt.expires_at(), jwt.issued_at()) {
-            (Some(exp), Some(iat)) => {
-                let lifetime = exp.duration_since(iat).unwrap_or_default();
-                start.checked_add(lifetime).map_or(exp, |end| end.min(exp))
-            }
-            (Some(exp), None) => exp,
-            (None, _) => start.checked_add(self.fallback_lifetime).unwrap_or(start),
+    /// With an age, both times are of the maker's clock, and this machine's does not matter.
+    fn usable_for(&self, jwt: &Jwt, now: SystemTime) -> Duration {
+        let until = |exp: SystemTime, from| exp.duration_since(from).unwrap_or_default();
+        let lifetime = match (jwt.expires_at(), jwt.issued_at(), jwt.age()) {
+            (Some(exp), Some(iat), Some(age)) => until(exp, iat).saturating_sub(age),
+            (Some(exp), Some(iat), None) => until(exp, iat).min(until(exp, now)),
+            (Some(exp), None, _) => until(exp, now),
+            (None, _, age) => self.fallback_lifetime.saturating_sub(age.unwrap_or_default()),
         };
-        let left = end.duration_since(start).unwrap_or_default();
-        start + left - (left / 10).min(MAX_MARGIN)
+        lifetime - (lifetime / 10).min(MAX_MARGIN)
     }
 
-    /// When the refresh of a token begins: in the last `refresh_ahead` of its time, up to a tenth of that later by the key's hash, so
-    /// that tokens fetched together are not refreshed together (rule D2). `None` if that is turned off.
-    fn refresh_from(&self, start: SystemTime, until: SystemTime, key_hash: u64) -> Option<SystemTime> {
+    /// How long after the start of its fetch the refresh of a token begins: in the first half of the last
+    /// `refresh_ahead` of its time, evenly spread by the key's hash, so that tokens fetched together are not refreshed
+    /// together (rule D2). `None` if that is turned off.
+    fn refresh_after(&self, usable_for: Duration, key_hash: u64) -> Option<Duration> {
         if self.refresh_ahead <= 0.0 {
             return None;
         }
-        let lifetime = until.duration_since(start).unwrap_or_default();
-        let ahead = lifetime.mul_f64(self.refresh_ahead).min(MAX_REFRESH_AHEAD);
-        let jitter = ahead.mul_f64(unit_interval(key_hash) / 10.0);
-        until.checked_sub(ahead).map(|from| from + jitter)
+        let ahead = usable_for.mul_f64(self.refresh_ahead).min(MAX_REFRESH_AHEAD);
+        Some(usable_for - ahead + ahead.mul_f64(unit_interval(key_hash) / 2.0))
     }
 }
 
-/// A keyed hash as a number from 0 to 1; mixed once more, since the cache chooses its place by the same bits.
+/// A keyed hash as a number from 0 to 1. Mixed once more, since the store chooses its place by the same bits.
 fn unit_interval(hash: u64) -> f64 {
     // Fibonacci hashing: an odd number near 2^64 / φ spreads all bits into the upper ones.
     let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     mixed as f64 / f64::from(u32::MAX)
 }
 
-/// Whether a cached token may be used.
+/// Whether a token may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
     Fresh,
@@ -71,64 +74,94 @@ pub(crate) enum Freshness {
 /// A token, with the times that decide whether it is used.
 pub(crate) struct Entry {
     jwt: Jwt,
-    /// Start of the fetch. Before it the token is not used: the clock went back.
-    not_before: SystemTime,
-    usable_until: SystemTime,
-    /// Time at which the next refresh may start, in milliseconds since the epoch.
-    refresh_at: AtomicU64,
+    /// What the clock said when the fetch started, and how it was corrected for the source.
+    pub(crate) made: ClockReading,
+    usable_for: Duration,
+    /// When the next refresh may start, in milliseconds since the start of the fetch.
+    refresh_after: AtomicU64,
     failed_refreshes: AtomicU32,
+    /// Whether it replaced a rejected token, and the API has not accepted it yet (rule E5).
+    on_trial: AtomicBool,
 }
 
 impl Entry {
-    /// An entry for a token whose fetch started at `start`.
-    pub(crate) fn new(jwt: Jwt, start: SystemTime, policy: &ExpiryPolicy, key_hash: u64) -> Self {
-        let usable_until = policy.usable_until(&jwt, start);
-        let refresh_at = policy.refresh_from(start, usable_until, key_hash).map_or(u64::MAX, millis);
-        let (refresh_at, failed_refreshes) = (AtomicU64::new(refresh_at), AtomicU32::new(0));
-        Self { jwt, not_before: start, usable_until, refresh_at, failed_refreshes }
+    /// An entry for a token whose fetch started at `made`. `on_trial` if it replaces a rejected one.
+    pub(crate) fn new(jwt: Jwt, made: ClockReading, on_trial: bool, policy: &ExpiryPolicy, key_hash: u64) -> Self {
+        let usable_for = policy.usable_for(&jwt, made.corrected());
+        let refresh_after = policy.refresh_after(usable_for, key_hash).map_or(u64::MAX, millis);
+        Self {
+            jwt,
+            made,
+            usable_for,
+            refresh_after: AtomicU64::new(refresh_after),
+            failed_refreshes: AtomicU32::new(0),
+            on_trial: AtomicBool::new(on_trial),
+        }
     }
 
     pub(crate) fn jwt(&self) -> &Jwt {
         &self.jwt
     }
 
-    /// Returns whether the token's time is over, whatever the clock said before.
+    /// Returns what has passed since the fetch started. `None` if the clock was set back to before it.
+    fn elapsed(&self, now: SystemTime) -> Option<Duration> {
+        match now.duration_since(self.made.raw) {
+            Ok(elapsed) => Some(elapsed),
+            Err(error) if error.duration() <= MAX_STEP_BACK => Some(Duration::ZERO),
+            Err(_) => None,
+        }
+    }
+
+    /// Returns whether the token's time is over. `now` is the clock's, not corrected.
     pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
-        now >= self.usable_until
+        self.elapsed(now).is_none_or(|elapsed| elapsed >= self.usable_for)
+    }
+
+    /// Returns how long the token can still be used.
+    pub(crate) fn usable_left(&self, now: SystemTime) -> Duration {
+        self.elapsed(now).map_or(Duration::ZERO, |elapsed| self.usable_for.saturating_sub(elapsed))
     }
 
     pub(crate) fn freshness(&self, now: SystemTime) -> Freshness {
-        if now < self.not_before || self.is_expired(now) {
-            Freshness::Expired
-        } else if millis(now) >= self.refresh_at.load(Ordering::Relaxed) {
-            Freshness::RefreshDue
-        } else {
-            Freshness::Fresh
+        match self.elapsed(now) {
+            Some(elapsed) if elapsed < self.usable_for => {
+                let due = millis(elapsed) >= self.refresh_after.load(Ordering::Relaxed);
+                if due { Freshness::RefreshDue } else { Freshness::Fresh }
+            }
+            _ => Freshness::Expired,
         }
     }
 
     /// Claims the refresh that is due. Returns true to one caller, which starts it. If that caller never reports a
-    /// result, the refresh is due again at `retry_at`.
-    pub(crate) fn claim_refresh(&self, now: SystemTime, retry_at: SystemTime) -> bool {
-        let due = self.refresh_at.load(Ordering::Relaxed);
-        millis(now) >= due
-            && self.refresh_at.compare_exchange(due, millis(retry_at), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// result, the refresh is due again after `retry_in`.
+    pub(crate) fn claim_refresh(&self, now: SystemTime, retry_in: Duration) -> bool {
+        let elapsed = self.elapsed(now).unwrap_or_default();
+        let (due, next) = (self.refresh_after.load(Ordering::Relaxed), millis(elapsed.saturating_add(retry_in)));
+        millis(elapsed) >= due
+            && self.refresh_after.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Delays the next refresh: by a wait that doubles with each failure, and at least as long as the source asked for
     /// (rules D3, G2).
     pub(crate) fn refresh_failed(&self, now: SystemTime, pause: Option<Duration>) {
         let failures = self.failed_refreshes.fetch_add(1, Ordering::Relaxed);
-        let wait = Duration::from_secs(1 << failures.min(5)).min(MAX_BACKOFF);
-        let at = now + wait.max(pause.unwrap_or_default());
-        self.refresh_at.store(millis(at), Ordering::Relaxed);
+        let wait = Duration::from_secs(1 << failures.min(5)).min(MAX_BACKOFF).max(pause.unwrap_or_default());
+        let at = self.elapsed(now).unwrap_or_default().saturating_add(wait);
+        self.refresh_after.store(millis(at), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Ordering::Relaxed)
+    }
+
+    /// Ends the trial. Returns whether it was on.
+    pub(crate) fn end_trial(&self) -> bool {
+        self.on_trial.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Milliseconds since the epoch.
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_secs().saturating_mul(1000).saturating_add(since.subsec_millis().into())
+fn millis(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis().into())
 }
 
 #[cfg(all(test, not(tower_aiuta_auth_model)))]

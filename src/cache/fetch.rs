@@ -13,11 +13,10 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
-use std::time::SystemTime;
 
 use super::clock::ClockReading;
 use super::entry::Entry;
-use super::runtime::HomeRuntime;
+use super::runtime::{Deadline, HomeRuntime};
 use super::shared_call::{Panicked, Remaining, Role, SharedCall, Step};
 use crate::error::{AuthError, TokenError};
 use crate::jwt::Jwt;
@@ -55,8 +54,9 @@ pub(crate) struct Fetch {
     /// The token that it replaces, if that is near its end or was rejected.
     pub(crate) replaces: Option<Arc<Entry>>,
     pub(crate) started: ClockReading,
-    /// Time by the clock, not corrected, at which it has taken too long (rule C6).
-    pub(crate) deadline: SystemTime,
+    pub(crate) deadline: Deadline,
+    /// Whether the source was asked a second time, since the first token arrived expired (rule D4).
+    asked_again: AtomicBool,
     /// Opened at the first poll, which never happens under a lock: a subscriber is foreign code.
     span: OnceLock<trace::FetchSpan>,
     pub(crate) runtime: HomeRuntime,
@@ -68,21 +68,27 @@ impl Fetch {
     pub(crate) fn new(
         params: AuthParams,
         (reason, replaces): (FetchReason, Option<Arc<Entry>>),
-        (started, deadline): (ClockReading, SystemTime),
+        (started, deadline): (ClockReading, Deadline),
         call: SourceCall,
         counter: Arc<FetchCounter>,
     ) -> Arc<Self> {
         counter.running.fetch_add(1, Ordering::Relaxed);
-        let (span, runtime, call) = (OnceLock::new(), HomeRuntime::default(), SharedCall::new(call));
-        Arc::new(Self { params, reason, replaces, started, deadline, span, runtime, call, counter })
+        Arc::new(Self {
+            params,
+            reason,
+            replaces,
+            started,
+            deadline,
+            asked_again: AtomicBool::new(false),
+            span: OnceLock::new(),
+            runtime: HomeRuntime::default(),
+            call: SharedCall::new(call),
+            counter,
+        })
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.call.outcome()
-    }
-
-    pub(crate) fn timed_out(&self, now: SystemTime) -> bool {
-        now >= self.deadline
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -98,6 +104,16 @@ impl Fetch {
             Ok(result) => result.map_err(Some),
             Err(Panicked) => Err(None),
         })
+    }
+
+    /// Claims the second question to the source. Returns true once.
+    pub(crate) fn claim_second_call(&self) -> bool {
+        !self.asked_again.swap(true, Ordering::Relaxed)
+    }
+
+    /// Goes on with another call of the source. To be polled next.
+    pub(crate) fn restart(&self, call: SourceCall) {
+        self.call.restart(call);
     }
 
     /// Ends the fetch, unless it has ended. `before_wake` runs before anyone who awaits it is woken.
@@ -171,8 +187,8 @@ impl WaiterGuard {
         &self.fetch
     }
 
-    pub(crate) fn poll(&self, can_stall: bool, waker: &Waker) -> Step<Outcome> {
-        self.fetch.call.poll_outcome(self.slot, self.role, can_stall, waker)
+    pub(crate) fn poll(&self, waker: &Waker) -> Step<Outcome> {
+        self.fetch.call.poll_outcome(self.slot, self.role, waker)
     }
 }
 

@@ -1,30 +1,121 @@
 //! Everything in the cache that needs tokio: timers, tasks, and the runtime that a fetch belongs to.
 //!
-//! Without the feature `tokio`, and where no runtime is entered, there is neither timer nor task: whoever awaits a fetch
-//! drives it, and the [`Clock`](crate::Clock) tells when it has taken too long (rules C3, C4, C6).
+//! With a runtime, timeouts and waits go by tokio's time, so that a step of the wall clock ends none of them. Without the
+//! feature `tokio`, and where no runtime is entered, there is neither timer nor task: whoever awaits a fetch drives it,
+//! and the [`Clock`](crate::Clock) tells when it has taken too long (rules C3, C4, C6).
 
-#[cfg(feature = "tokio")]
-pub(crate) use self::with_tokio::HomeRuntime;
+use std::time::{Duration, SystemTime};
+
 #[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
-pub(crate) use self::with_tokio::{Timer, is_entered, spawn};
-#[cfg(not(feature = "tokio"))]
-pub(crate) use self::without_tokio::HomeRuntime;
+use self::with_tokio as runtime;
 #[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
-pub(crate) use self::without_tokio::{Timer, is_entered, spawn};
+use self::without_tokio as runtime;
 #[cfg(tower_aiuta_auth_model)]
-pub(crate) use super::model::{Timer, is_entered, spawn};
+use super::model as runtime;
 
-#[cfg(feature = "tokio")]
+pub(crate) use self::runtime::{HomeRuntime, Timer, is_entered, spawn};
+use self::runtime::{Instant, now_on_runtime, to_std};
+
+/// The time by which a fetch has to be done.
+///
+/// By tokio's time if it started on a runtime, where a task drives it. Otherwise by the clock.
+#[derive(Clone, Copy)]
+pub(crate) enum Deadline {
+    Timer(Instant),
+    Clock(SystemTime),
+}
+
+/// How long after its deadline a fetch has not been ended by its own timer because nobody drives its runtime. Before
+/// that, the timer may be about to fire.
+const STALLED_AFTER: Duration = Duration::from_millis(100);
+
+impl Deadline {
+    /// The time `timeout` from now. `now` is the clock's.
+    pub(crate) fn after(timeout: Duration, now: SystemTime) -> Self {
+        match now_on_runtime() {
+            Some(instant) => Self::Timer(instant + timeout),
+            None => Self::Clock(now.checked_add(timeout).unwrap_or(now)),
+        }
+    }
+
+    /// Returns whether the deadline has passed and the timer of the fetch, if there is one, has not ended it.
+    pub(crate) fn is_missed(self, now: SystemTime) -> bool {
+        self.left(now).is_zero()
+    }
+
+    /// Returns the time until [`is_missed`](Self::is_missed).
+    pub(crate) fn left(self, now: SystemTime) -> Duration {
+        match self {
+            Self::Timer(at) => (at + STALLED_AFTER).saturating_duration_since(Instant::now()),
+            Self::Clock(at) => at.duration_since(now).unwrap_or_default(),
+        }
+    }
+
+    /// Returns whether a task drives the fetch and ends it at this time.
+    pub(crate) fn has_timer(self) -> bool {
+        matches!(self, Self::Timer(_))
+    }
+
+    pub(crate) fn to_std(self) -> Option<std::time::Instant> {
+        match self {
+            Self::Timer(at) => Some(to_std(at)),
+            Self::Clock(_) => None,
+        }
+    }
+
+    /// The timer of the task that drives the fetch.
+    #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
+    pub(crate) fn timer(self, timeout: Duration) -> Timer {
+        match self {
+            Self::Timer(at) => Timer::at(at),
+            Self::Clock(_) => Timer::at(Instant::now() + timeout),
+        }
+    }
+
+    /// The timer of a waiter on another runtime than that of the fetch: it can't rely on the timer there.
+    pub(crate) fn foreign_timer(self, timeout: Duration) -> Timer {
+        match self {
+            Self::Timer(at) => Timer::at(at + STALLED_AFTER),
+            Self::Clock(_) => Timer::at(Instant::now() + timeout),
+        }
+    }
+}
+
+/// A time to wait. It ends as soon as tokio's time or the clock says so.
+#[derive(Clone, Copy)]
+pub(crate) struct Pause {
+    length: Duration,
+    /// What the clock said when it began.
+    since: SystemTime,
+    /// Its end by tokio's time, if it began on a runtime.
+    until: Option<Instant>,
+}
+
+impl Pause {
+    /// A pause that begins now. `now` is the clock's.
+    pub(crate) fn new(length: Duration, now: SystemTime) -> Self {
+        Self { length, since: now, until: now_on_runtime().map(|instant| instant + length) }
+    }
+
+    /// Returns what is left of it. If the clock went back to before it began, the clock says nothing.
+    pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
+        let by_clock = now.duration_since(self.since).ok().map(|elapsed| self.length.saturating_sub(elapsed));
+        let by_timer = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        by_clock.into_iter().chain(by_timer).min().filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(all(feature = "tokio", not(tower_aiuta_auth_model)))]
 mod with_tokio {
     use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::pin::Pin;
     use std::sync::{Arc, OnceLock};
     use std::task::{Context, Poll};
-    use std::time::Duration;
 
     use tokio::runtime::{Handle, Id};
-    use tokio::time::{Instant, Sleep, sleep_until};
+    pub(crate) use tokio::time::Instant;
+    use tokio::time::{Sleep, sleep_until};
 
     use crate::cache::fetch::Fetch;
     use crate::cache::state::CacheState;
@@ -36,6 +127,10 @@ mod with_tokio {
     }
 
     /// Has a task drive the fetch, if a runtime is entered.
+    ///
+    /// # Panics
+    ///
+    /// As tokio does, if that runtime has no timers.
     pub(crate) fn spawn(state: &Arc<CacheState>, fetch: &Arc<Fetch>) {
         let Ok(runtime) = Handle::try_current() else { return };
         fetch.runtime.set(&runtime);
@@ -53,6 +148,14 @@ mod with_tokio {
             self.0.get_or_init(|| runtime.clone());
         }
 
+        /// Returns whether the current thread is on that runtime, so that whoever polls here also drives its tasks.
+        pub(crate) fn is_current(&self) -> bool {
+            match (self.0.get(), Handle::try_current()) {
+                (Some(home), Ok(current)) => home.id() == current.id(),
+                _ => false,
+            }
+        }
+
         /// Calls `f` in the context of that runtime, so that timers and sockets that the source makes belong to it.
         pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
             let _entered = self.0.get().map(Handle::enter);
@@ -60,87 +163,99 @@ mod with_tokio {
         }
     }
 
-    /// A timeout that is started at the first poll, on the runtime it is polled on.
+    /// The time now, if a runtime is entered.
+    pub(crate) fn now_on_runtime() -> Option<Instant> {
+        is_entered().then(Instant::now)
+    }
+
+    pub(crate) fn to_std(instant: Instant) -> std::time::Instant {
+        instant.into_std()
+    }
+
+    /// A timer, on the runtime that it is polled on.
     ///
     /// A future may be polled on one runtime and, when that is gone, on another. The timer moves along, since one of a
     /// runtime that was shut down panics.
     pub(crate) struct Timer {
-        timeout: Duration,
-        deadline: Option<Instant>,
+        at: Instant,
         sleep: Option<(Id, Pin<Box<Sleep>>)>,
     }
 
     impl Timer {
-        pub(crate) fn new(timeout: Duration) -> Self {
-            Self { timeout, deadline: None, sleep: None }
+        pub(crate) fn at(at: Instant) -> Self {
+            Self { at, sleep: None }
         }
 
-        /// Returns whether the time is up; `None` if no runtime is entered, or only the handle of one that is gone.
+        /// Pending for ever if no runtime is entered, or only the handle of one that is gone.
         ///
         /// # Panics
         ///
         /// As tokio does, if the runtime has no timers.
-        pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+        pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             let Ok(runtime) = Handle::try_current().map(|handle| handle.id()) else {
                 self.sleep = None;
-                return None;
+                return Poll::Pending;
             };
-            let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout);
-            if self.sleep.as_ref().is_none_or(|(of, _)| *of != runtime) {
-                self.sleep = Some((runtime, Box::pin(sleep_until(deadline))));
-            }
-            let (_, sleep) = self.sleep.as_mut()?;
-            // The handle of a runtime that was shut down can still be entered. Its timers panic.
-            let polled = catch_unwind(AssertUnwindSafe(|| sleep.as_mut().poll(cx)));
-            if polled.is_err() {
+            if self.sleep.as_ref().is_some_and(|(of, _)| *of != runtime) {
                 self.sleep = None;
             }
-            polled.ok()
+            let (_, sleep) = self.sleep.get_or_insert_with(|| (runtime, Box::pin(sleep_until(self.at))));
+            // The handle of a runtime that was shut down can still be entered. Its timers panic.
+            catch_unwind(AssertUnwindSafe(|| sleep.as_mut().poll(cx))).unwrap_or_else(|_| {
+                self.sleep = None;
+                Poll::Pending
+            })
         }
     }
 }
 
-#[cfg(not(feature = "tokio"))]
+#[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 mod without_tokio {
-    #[cfg(not(tower_aiuta_auth_model))]
-    pub(crate) use self::driven_by_waiters::{Timer, is_entered, spawn};
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+    pub(crate) use std::time::Instant;
+
+    use crate::cache::fetch::Fetch;
+    use crate::cache::state::CacheState;
+
+    pub(crate) fn is_entered() -> bool {
+        false
+    }
+
+    pub(crate) fn now_on_runtime() -> Option<Instant> {
+        None
+    }
+
+    pub(crate) fn to_std(instant: Instant) -> Instant {
+        instant
+    }
+
+    pub(crate) fn spawn(_: &Arc<CacheState>, _: &Arc<Fetch>) {}
 
     #[derive(Default)]
     pub(crate) struct HomeRuntime(());
 
+    #[allow(clippy::unused_self, reason = "as with tokio")]
     impl HomeRuntime {
-        #[allow(clippy::unused_self, reason = "as with tokio")]
+        pub(crate) fn is_current(&self) -> bool {
+            false
+        }
+
         pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
             f()
         }
     }
 
-    #[cfg(not(tower_aiuta_auth_model))]
-    mod driven_by_waiters {
-        use std::sync::Arc;
-        use std::task::{Context, Poll};
-        use std::time::Duration;
+    pub(crate) struct Timer;
 
-        use crate::cache::fetch::Fetch;
-        use crate::cache::state::CacheState;
-
-        pub(crate) fn is_entered() -> bool {
-            false
+    #[allow(clippy::unused_self, reason = "as with tokio")]
+    impl Timer {
+        pub(crate) fn at(_: Instant) -> Self {
+            Self
         }
 
-        pub(crate) fn spawn(_: &Arc<CacheState>, _: &Arc<Fetch>) {}
-
-        pub(crate) struct Timer;
-
-        impl Timer {
-            pub(crate) fn new(_: Duration) -> Self {
-                Self
-            }
-
-            #[allow(clippy::unused_self, reason = "as with tokio")]
-            pub(crate) fn poll(&mut self, _: &mut Context<'_>) -> Option<Poll<()>> {
-                None
-            }
+        pub(crate) fn poll(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct SharedCall<R, T> {
     state: Mutex<State<R, T>>,
 }
 
-type Call<R> = Pin<Box<dyn Future<Output = R> + Send>>;
+pub(crate) type Call<R> = Pin<Box<dyn Future<Output = R> + Send>>;
 
 struct State<R, T> {
     /// `None` while a driver polls it, and once there is an outcome.
@@ -125,6 +125,11 @@ impl<R, T: Clone> SharedCall<R, T> {
         }
     }
 
+    /// Puts another call in the place of one that has returned, unless there is an outcome. To be polled next.
+    pub(crate) fn restart(&self, call: Call<R>) {
+        self.put_back(call);
+    }
+
     fn take_call(&self) -> Option<Call<R>> {
         let mut state = lock(&self.state);
         let call = state.call.take()?;
@@ -192,15 +197,14 @@ impl<R, T: Clone> SharedCall<R, T> {
 
     /// Returns the outcome, or registers `waker` for it. A participant that drives is also woken when the call is.
     ///
-    /// A waiter drives where no task does. It also drives if it `can_stall`: without a timer of its own, nothing else
-    /// would wake it if the task's runtime stopped.
-    pub(crate) fn poll_outcome(&self, slot: usize, role: Role, can_stall: bool, waker: &Waker) -> Step<T> {
+    /// A waiter drives only where no task does.
+    pub(crate) fn poll_outcome(&self, slot: usize, role: Role, waker: &Waker) -> Step<T> {
         let waker = waker.clone();
         let mut state = lock(&self.state);
         if let Some(outcome) = &state.outcome {
             return Step::Finished(outcome.clone());
         }
-        let drives = role == Role::Driver || !state.has_driver || can_stall;
+        let drives = role == Role::Driver || !state.has_driver;
         let replaced = state.waiters.set(slot, waker, drives);
         drop(state);
         drop(replaced);

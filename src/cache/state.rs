@@ -9,21 +9,27 @@ use std::time::{Duration, SystemTime};
 
 use super::clock::{ClockReading, CorrectedClock};
 use super::cooldown::Cooldowns;
-use super::entry::{Entry, ExpiryPolicy, Freshness};
-use super::fetch::{Fetch, FetchCounter, FetchResult, Outcome};
+use super::entry::{Entry, ExpiryPolicy};
+use super::fetch::{Fetch, FetchCounter, Outcome};
 use super::lock;
+use super::rejection::Rejections;
+use super::runtime::{Deadline, Pause};
 use super::stats::Counters;
 use super::store::{Map, Store, store};
 use crate::clock::Clock;
 use crate::error::{AuthError, AuthErrorKind};
+use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{BoxTokenSource, FetchReason, TokenRequest};
 use crate::sync::Mutex;
 use crate::trace;
 
-/// Number of keys for which the last rejected token is remembered. Beyond it, the key that was seen longest ago is asked
-/// for without [`force_refresh`](TokenRequest::force_refresh).
-const MAX_REJECTED: usize = 1024;
+/// Number of keys that are remembered because their source returned expired tokens twice. Beyond it, the source is asked
+/// a second time for the key that was seen longest ago.
+const MAX_EXPIRED_TWICE: usize = 1024;
+
+/// How long a key whose source returned expired tokens twice is asked for once only (rule D4).
+const ASK_ONCE: Duration = Duration::from_secs(30);
 
 /// Everything that [`TokenCache::new`](super::TokenCache::new) needs.
 pub(crate) struct CacheConfig {
@@ -45,8 +51,10 @@ pub(crate) struct CacheState {
     pub(super) store: Store<Arc<Entry>>,
     pub(super) in_flight: Mutex<InFlight>,
     pub(super) counter: Arc<FetchCounter>,
-    /// The last rejected token of each key that has no new one yet. Changed only under the lock of `in_flight`.
-    pub(super) rejected: Store<Arc<Entry>>,
+    /// Changed only under the lock of `in_flight`.
+    pub(super) rejections: Rejections,
+    /// Keys that are asked for once only, since their source returned expired tokens twice.
+    expired_twice: Store<Pause>,
     pub(super) cooldowns: Cooldowns,
     pub(super) counters: Counters,
 }
@@ -54,8 +62,10 @@ pub(crate) struct CacheState {
 /// The fetches that may publish, one for each key.
 pub(super) struct InFlight {
     by_key: Map<Arc<Fetch>>,
-    /// No fetch has timed out before this.
-    none_late_before: SystemTime,
+    /// No fetch has missed its deadline while this lasts.
+    next_sweep: Option<Pause>,
+    /// Until when every fetch is one that replaces a token which [`clear`](super::TokenCache::clear) has forgotten.
+    pub(super) forced_until: Option<Pause>,
 }
 
 impl InFlight {
@@ -63,9 +73,9 @@ impl InFlight {
         self.by_key.get(params)
     }
 
-    pub(super) fn insert(&mut self, fetch: Arc<Fetch>) {
-        self.none_late_before = self.none_late_before.min(fetch.deadline);
-        self.by_key.insert(fetch.params.clone(), fetch);
+    /// Returns the fetch before, which may not publish any more.
+    pub(super) fn insert(&mut self, fetch: Arc<Fetch>) -> Option<Arc<Fetch>> {
+        self.by_key.insert(fetch.params.clone(), fetch)
     }
 
     pub(super) fn remove(&mut self, params: &AuthParams) -> Option<Arc<Fetch>> {
@@ -76,15 +86,18 @@ impl InFlight {
         std::mem::take(&mut self.by_key).into_values()
     }
 
-    /// Removes the fetches that have timed out and those that nobody awaits or drives. Looks through all of them only if
-    /// there can be such.
+    /// Removes the fetches that have missed their deadline and those that nobody awaits or drives. Looks through all of
+    /// them only if there can be such.
     fn remove_useless(&mut self, now: SystemTime, may_be_abandoned: bool) -> Vec<Arc<Fetch>> {
-        if now < self.none_late_before && !may_be_abandoned {
+        let none_is_late = self.next_sweep.is_some_and(|pause| pause.left(now).is_some());
+        if none_is_late && !may_be_abandoned {
             return Vec::new();
         }
-        let is_useless = |_: &_, fetch: &mut Arc<Fetch>| fetch.timed_out(now) || fetch.is_abandoned();
+        let is_useless = |_: &_, fetch: &mut Arc<Fetch>| fetch.deadline.is_missed(now) || fetch.is_abandoned();
         let removed = self.by_key.extract_if(is_useless).map(|(_, fetch)| fetch).collect();
-        self.none_late_before = self.by_key.values().map(|fetch| fetch.deadline).min().unwrap_or(now);
+        // Those that start later have a later deadline.
+        let first = self.by_key.values().map(|fetch| fetch.deadline.left(now)).min();
+        self.next_sweep = first.map(|left| Pause::new(left, now));
         removed
     }
 }
@@ -98,9 +111,10 @@ impl CacheState {
             fetch_timeout: config.fetch_timeout,
             max_concurrent_fetches: config.max_concurrent_fetches,
             store: store(config.max_tokens),
-            in_flight: Mutex::new(InFlight { by_key: Map::default(), none_late_before: SystemTime::UNIX_EPOCH }),
+            in_flight: Mutex::new(InFlight { by_key: Map::default(), next_sweep: None, forced_until: None }),
             counter: Arc::default(),
-            rejected: store(config.max_tokens.min(MAX_REJECTED)),
+            rejections: Rejections::new(config.max_tokens),
+            expired_twice: store(config.max_tokens.min(MAX_EXPIRED_TWICE)),
             cooldowns: Cooldowns::default(),
             counters: Counters::default(),
         }
@@ -113,60 +127,147 @@ impl CacheState {
         seen: Option<&Arc<Entry>>,
         reason: FetchReason,
         at: ClockReading,
+        forced: bool,
     ) -> Arc<Fetch> {
-        let request = TokenRequest::new(params.clone(), at.corrected());
-        let (reason, replaces, request) = match self.rejected.get(params) {
-            Some(rejected) => (FetchReason::Rejected, Some(rejected), request.with_force_refresh()),
-            None => (reason, seen.cloned().filter(|_| reason == FetchReason::RefreshAhead), request),
+        let rejected = self.rejections.get(params);
+        let (reason, replaces) = match rejected.as_ref().and_then(|rejected| rejected.pending()) {
+            Some(rejected) => (FetchReason::Rejected, Some(Arc::clone(rejected))),
+            None => (reason, seen.cloned().filter(|_| reason == FetchReason::RefreshAhead)),
         };
+        let deadline = Deadline::after(self.fetch_timeout, at.raw);
+        let forced = forced || reason == FetchReason::Rejected;
+        let request = self.request(params, at, reason, deadline, replaces.as_ref().map(|entry| entry.jwt()), forced);
         self.counters.fetches.add();
-        let times = (at, at.raw + self.fetch_timeout);
         let call = self.source.call(request);
-        Fetch::new(params.clone(), (reason, replaces), times, call, Arc::clone(&self.counter))
+        Fetch::new(params.clone(), (reason, replaces), (at, deadline), call, Arc::clone(&self.counter))
+    }
+
+    fn request(
+        &self,
+        params: &AuthParams,
+        at: ClockReading,
+        reason: FetchReason,
+        deadline: Deadline,
+        replaces: Option<&Jwt>,
+        forced: bool,
+    ) -> TokenRequest {
+        let mut request = TokenRequest::new(params.clone(), at.corrected()).with_reason(reason);
+        if let Some(replaced) = replaces {
+            request = request.replacing(replaced.clone());
+        }
+        if let Some(deadline) = deadline.to_std() {
+            request = request.with_deadline(deadline);
+        }
+        if forced { request.with_force_refresh() } else { request }
     }
 
     /// Polls the source's call, and completes the fetch if it is ready.
     pub(super) fn drive(&self, fetch: &Arc<Fetch>) {
-        if let Poll::Ready(result) = fetch.poll() {
-            self.complete(fetch, result);
+        while let Poll::Ready(result) = fetch.poll() {
+            let now = self.clock.raw();
+            match result {
+                Ok(jwt) => {
+                    let entry = self.entry(fetch, jwt);
+                    if self.is_usable(fetch, &entry, now) || !self.ask_again(fetch, &entry, now) {
+                        return self.complete(fetch, entry, now);
+                    }
+                }
+                Err(error) => {
+                    let error = error.map(Arc::new);
+                    let partition = fetch.params.partition();
+                    let pause = error.as_ref().and_then(|error| self.cooldowns.begin(partition, now, error));
+                    let error = error.map_or_else(AuthError::source_panicked, AuthError::from_source);
+                    return self.fail(fetch, error, pause, now);
+                }
+            }
         }
     }
 
-    /// Ends a fetch whose source returned or panicked.
-    fn complete(&self, fetch: &Arc<Fetch>, result: FetchResult) {
-        let now = self.clock.read();
-        match result {
-            Ok(jwt) => {
-                let started = fetch.started.corrected();
-                let entry = Arc::new(Entry::new(jwt, started, &self.expiry, fetch.params.keyed_hash()));
-                let mut admitted = None;
-                self.remove_if_current(fetch, || admitted = Some(self.admit(fetch, &entry, now.corrected())));
-                fetch.finish(Outcome::Token(entry), || {
-                    if admitted == Some(false) {
-                        note_failed_refresh(fetch, now, None, None);
-                    }
-                });
-            }
-            Err(error) => {
-                let error = error.map(Arc::new);
-                let pause =
-                    error.as_ref().and_then(|error| self.cooldowns.begin(fetch.params.partition(), now.raw, error));
-                self.fail(fetch, now, error.map_or_else(AuthError::source_panicked, AuthError::from_source), pause);
-            }
+    fn entry(&self, fetch: &Fetch, jwt: Jwt) -> Arc<Entry> {
+        let on_trial = fetch.reason == FetchReason::Rejected;
+        Arc::new(Entry::new(jwt, fetch.started, on_trial, &self.expiry, fetch.params.keyed_hash()))
+    }
+
+    /// Returns whether a new token can be cached: it has not expired, and is not one that was to be replaced (rules D4,
+    /// D5).
+    fn is_usable(&self, fetch: &Fetch, entry: &Entry, now: SystemTime) -> bool {
+        let replaces_it = fetch.replaces.as_ref().is_some_and(|old| old.jwt().same_as(entry.jwt()));
+        let was_rejected = || self.rejections.get(&fetch.params).is_some_and(|rejected| rejected.contains(entry.jwt()));
+        !replaces_it && !entry.is_expired(now) && !was_rejected()
+    }
+
+    /// Asks the source a second time, within the same fetch, if it returned a token that can't be used at a miss (rule
+    /// D4). Returns false if there is no second time.
+    fn ask_again(&self, fetch: &Arc<Fetch>, entry: &Entry, now: SystemTime) -> bool {
+        let is_current = || lock(&self.in_flight).get(&fetch.params).is_some_and(|other| Arc::ptr_eq(other, fetch));
+        let was_in_vain = || self.expired_twice.get(&fetch.params).is_some_and(|pause| pause.left(now).is_some());
+        if fetch.reason == FetchReason::RefreshAhead || was_in_vain() || !is_current() {
+            return false;
         }
+        if !fetch.claim_second_call() {
+            self.expired_twice.insert(fetch.params.clone(), Pause::new(ASK_ONCE, now));
+            return false;
+        }
+        let at = fetch.started.later(now);
+        let request = self.request(&fetch.params, at, fetch.reason, fetch.deadline, Some(entry.jwt()), true);
+        self.counters.fetches.add();
+        fetch.restart(self.source.call(request));
+        true
+    }
+
+    /// Ends a fetch whose source returned a token.
+    fn complete(&self, fetch: &Arc<Fetch>, entry: Arc<Entry>, now: SystemTime) {
+        let mut admitted = None;
+        self.remove_if_current(fetch, || admitted = Some(self.admit(fetch, &entry, now)));
+        fetch.finish(Outcome::Token(entry), || {
+            if admitted == Some(false) {
+                note_failed_refresh(fetch, None, None, now);
+            }
+        });
+    }
+
+    /// Puts a new token into the cache. Returns false, and does not, if it can't be used.
+    fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, now: SystemTime) -> bool {
+        if !self.is_usable(fetch, entry, now) {
+            if fetch.reason == FetchReason::Rejected {
+                self.rejections.fetch_failed(&fetch.params, now);
+            }
+            return false;
+        }
+        self.rejections.replaced(&fetch.params);
+        self.store.insert(fetch.params.clone(), Arc::clone(entry));
+        true
     }
 
     /// Ends a fetch that has taken too long (rule C6).
     pub(super) fn time_out(&self, fetch: &Arc<Fetch>) {
-        self.fail(fetch, self.clock.read(), AuthError::fetch_timeout(), None);
+        self.fail(fetch, AuthError::fetch_timeout(), None, self.clock.raw());
     }
 
-    fn fail(&self, fetch: &Arc<Fetch>, now: ClockReading, error: AuthError, pause: Option<Duration>) {
+    /// Ends a fetch that missed its deadline. If its own timer should have ended it, nobody drives its runtime, and
+    /// whoever awaits it elsewhere starts another one (rule C4).
+    pub(super) fn abandon(&self, fetch: &Arc<Fetch>) {
+        if !fetch.deadline.has_timer() {
+            return self.time_out(fetch);
+        }
+        let now = self.clock.raw();
         self.remove_if_current(fetch, || {});
+        fetch.finish(Outcome::Cancelled, || {
+            self.counters.failures.add();
+            note_failed_refresh(fetch, Some(AuthErrorKind::FetchTimeout), None, now);
+        });
+    }
+
+    fn fail(&self, fetch: &Arc<Fetch>, error: AuthError, pause: Option<Duration>, now: SystemTime) {
+        self.remove_if_current(fetch, || {
+            if fetch.reason == FetchReason::Rejected {
+                self.rejections.fetch_failed(&fetch.params, now);
+            }
+        });
         let kind = error.kind();
         fetch.finish(Outcome::Failed(error), || {
             self.counters.failures.add();
-            note_failed_refresh(fetch, now, Some(kind), pause);
+            note_failed_refresh(fetch, Some(kind), pause, now);
         });
     }
 
@@ -180,35 +281,21 @@ impl CacheState {
         }
     }
 
-    /// Puts a new token into the cache. Returns false, and does not, if it has expired, or is one that was to be replaced.
-    fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, now: SystemTime) -> bool {
-        let rejected = self.rejected.get(&fetch.params);
-        if fetch.replaces.iter().chain(&rejected).any(|old| old.jwt().same_as(entry.jwt())) {
-            return false;
-        }
-        self.rejected.remove(&fetch.params);
-        if entry.freshness(now) == Freshness::Expired {
-            return false;
-        }
-        self.store.insert(fetch.params.clone(), Arc::clone(entry));
-        true
-    }
-
     /// Makes room when `max_concurrent_fetches` are running, but never by ending a fetch that is awaited (rule C5).
     /// Returns whether there is room now.
     pub(super) fn sweep(&self, now: SystemTime) -> bool {
         let useless = lock(&self.in_flight).remove_useless(now, self.counter.take_abandoned());
         for fetch in useless {
-            if fetch.timed_out(now) { self.time_out(&fetch) } else { fetch.cancel() }
+            if fetch.deadline.is_missed(now) { self.abandon(&fetch) } else { fetch.cancel() }
         }
         self.counter.running() < self.max_concurrent_fetches
     }
 }
 
 /// A refresh brought no better token: the next one waits (rule D3).
-fn note_failed_refresh(fetch: &Fetch, now: ClockReading, error: Option<AuthErrorKind>, pause: Option<Duration>) {
+fn note_failed_refresh(fetch: &Fetch, error: Option<AuthErrorKind>, pause: Option<Duration>, now: SystemTime) {
     if let (FetchReason::RefreshAhead, Some(entry)) = (fetch.reason, &fetch.replaces) {
-        entry.refresh_failed(now.corrected(), pause);
+        entry.refresh_failed(now, pause);
         trace::refresh_failed(error);
     }
 }

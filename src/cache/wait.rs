@@ -6,60 +6,62 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::fetch::{Fetch, Outcome, WaiterGuard};
-use super::runtime::Timer;
+use super::runtime::{self, Timer};
 use super::shared_call::{Role, Step};
-use super::state::CacheState;
 use super::{Lookup, ResolvedToken, TokenCache};
 use crate::error::AuthError;
 
-/// A place in a fetch and a timeout: what waiters and the task have in common.
-struct Participant {
-    guard: WaiterGuard,
-    timer: Timer,
-}
-
-impl Participant {
-    fn new(state: &CacheState, fetch: Arc<Fetch>, role: Role) -> Self {
-        Self { guard: WaiterGuard::join(fetch, role), timer: Timer::new(state.fetch_timeout) }
-    }
-
-    /// Waits for the outcome, drives the fetch if that is this participant's to do, and ends it when it has taken too
-    /// long (rule C6).
-    fn poll(&mut self, state: &CacheState, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let timer = self.timer.poll(cx);
-        let fetch = self.guard.fetch();
-        let timed_out = match timer {
-            Some(timer) => timer.is_ready(),
-            None => fetch.timed_out(state.clock.raw()),
-        };
-        match self.guard.poll(timer.is_none(), cx.waker()) {
-            Step::Finished(outcome) => return Poll::Ready(outcome),
-            Step::Wait => {}
-            // Also when it has timed out: a result that is ready in the same moment counts.
-            Step::Drive => state.drive(fetch),
-        }
-        if timed_out {
-            state.time_out(fetch);
-        }
-        fetch.outcome().map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
 /// The token of a fetch, as a future. Dropping it does not end the fetch.
+///
+/// It drives the fetch where no task does. Where one does, on another runtime, it does not rely on that runtime: if the
+/// fetch is not ended by its own timer, nobody drives it there, and this future starts another one, once (rule C4).
 pub(crate) struct FetchFuture {
     cache: TokenCache,
-    participant: Participant,
+    guard: WaiterGuard,
+    /// Set at the first poll on another runtime than that of the fetch.
+    timer: Option<Timer>,
     restarted: bool,
 }
 
 impl FetchFuture {
     pub(super) fn new(cache: TokenCache, fetch: Arc<Fetch>) -> Self {
-        let participant = Participant::new(&cache.state, fetch, Role::Waiter);
-        Self { cache, participant, restarted: false }
+        Self { cache, guard: WaiterGuard::join(fetch, Role::Waiter), timer: None, restarted: false }
     }
 
     pub(super) fn fetch(&self) -> &Arc<Fetch> {
-        self.participant.guard.fetch()
+        self.guard.fetch()
+    }
+
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let (fetch, state) = (self.guard.fetch(), &self.cache.state);
+        let drives = match self.guard.poll(cx.waker()) {
+            Step::Finished(outcome) => return Poll::Ready(outcome),
+            Step::Drive => true,
+            Step::Wait => false,
+        };
+        if drives {
+            state.drive(fetch);
+        } else if !runtime::is_entered() {
+            // There is no timer here in case the task's runtime stops, so this future does not wait for it.
+            return Poll::Ready(Outcome::Cancelled);
+        }
+        if self.time_is_up(drives, cx) {
+            let (fetch, state) = (self.guard.fetch(), &self.cache.state);
+            if drives { state.time_out(fetch) } else { state.abandon(fetch) }
+        }
+        self.guard.fetch().outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn time_is_up(&mut self, drives: bool, cx: &mut Context<'_>) -> bool {
+        let (fetch, state) = (self.guard.fetch(), &self.cache.state);
+        if !runtime::is_entered() {
+            return fetch.deadline.is_missed(state.clock.raw());
+        }
+        if !drives && fetch.runtime.is_current() {
+            return false;
+        }
+        let timer = self.timer.get_or_insert_with(|| fetch.deadline.foreign_timer(state.fetch_timeout));
+        timer.poll(cx).is_ready() || (drives && fetch.deadline.is_missed(state.clock.raw()))
     }
 }
 
@@ -69,16 +71,16 @@ impl Future for FetchFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            match ready!(this.participant.poll(&this.cache.state, cx)) {
-                Outcome::Token(entry) => return Poll::Ready(Ok(ResolvedToken::fetched(this.fetch(), entry))),
+            match ready!(this.poll_outcome(cx)) {
+                Outcome::Token(entry) => return Poll::Ready(Ok(this.cache.fetched(entry))),
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 Outcome::Cancelled if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
-                // The runtime of the task was shut down: start over, once (rule C4).
                 Outcome::Cancelled => {
                     this.restarted = true;
+                    this.timer = None;
                     match this.cache.get_or_fetch(&this.fetch().params.clone()) {
                         Lookup::Ready(result) => return Poll::Ready(result.into_inner()),
-                        Lookup::Waiting(waiting) => this.participant = waiting.participant,
+                        Lookup::Waiting(waiting) => this.guard = waiting.guard,
                     }
                 }
             }
@@ -86,20 +88,21 @@ impl Future for FetchFuture {
     }
 }
 
-/// Drives a fetch to its end, whether or not its callers are still there (rule C3).
+/// Drives a fetch to its end, whether or not its callers are still there (rule C3), and ends it at its deadline (C6).
 ///
 /// It does not keep the cache alive: when the last handle goes, the fetch ends, and the task with it (rule C4).
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 pub(super) struct FetchTask {
-    state: std::sync::Weak<CacheState>,
-    participant: Participant,
+    state: std::sync::Weak<super::state::CacheState>,
+    guard: WaiterGuard,
+    timer: Timer,
 }
 
 #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl FetchTask {
-    pub(super) fn new(state: &Arc<CacheState>, fetch: &Arc<Fetch>) -> Self {
-        let participant = Participant::new(state, Arc::clone(fetch), Role::Driver);
-        Self { state: Arc::downgrade(state), participant }
+    pub(super) fn new(state: &Arc<super::state::CacheState>, fetch: &Arc<Fetch>) -> Self {
+        let timer = fetch.deadline.timer(state.fetch_timeout);
+        Self { state: Arc::downgrade(state), guard: WaiterGuard::join(Arc::clone(fetch), Role::Driver), timer }
     }
 }
 
@@ -109,10 +112,18 @@ impl Future for FetchTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        match this.state.upgrade() {
-            Some(state) => this.participant.poll(&state, cx).map(drop),
-            None => Poll::Ready(()),
+        let Some(state) = this.state.upgrade() else { return Poll::Ready(()) };
+        let fetch = this.guard.fetch();
+        if let Step::Finished(_) = this.guard.poll(cx.waker()) {
+            return Poll::Ready(());
         }
+        let timed_out = this.timer.poll(cx).is_ready();
+        // Also when it has timed out: a result that is ready in the same moment counts.
+        state.drive(fetch);
+        if timed_out {
+            state.time_out(fetch);
+        }
+        if fetch.outcome().is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -120,7 +131,7 @@ impl Future for FetchTask {
 impl Drop for FetchTask {
     /// A task that is dropped before the end belonged to a runtime that was shut down.
     fn drop(&mut self) {
-        let fetch = self.participant.guard.fetch();
+        let fetch = self.guard.fetch();
         if fetch.outcome().is_none() {
             if let Some(state) = self.state.upgrade() {
                 state.remove_if_current(fetch, || {});

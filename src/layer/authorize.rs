@@ -1,17 +1,17 @@
-//! Giving a request its token: [`Authorize`] finds the token, [`Authorized`] is what is needed after a 401.
+//! Giving a request its token: [`Authorize`] finds the token, [`Authorized`] is what is needed once there is a response.
 //!
 //! The request itself stays where it is, so that it is not moved from one to the other.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use super::config::JwtScheme;
-use crate::cache::{FetchFuture, Lookup, ResolvedToken};
+use crate::cache::{FetchFuture, Lookup, Offset, ResolvedToken, is_on_runtime};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
 use crate::request::access::NoReplay;
@@ -27,13 +27,26 @@ pub(crate) struct Authorize {
     starts_try_on: bool,
     replayable: bool,
     step: Step,
+    /// Whether `call` left all that may be pending to the future.
+    deferred: bool,
 }
 
 enum Step {
     /// Reads the body. `None` if it need not be read.
     Body(Option<BodyReader>),
-    /// Awaits the token. `body` is empty if it was not read.
+    /// Fetches the token. `body` is empty if it was not read.
+    Fetch { params: AuthParams, body: Bytes },
+    /// Awaits the token.
     Token { params: AuthParams, body: Bytes, fetch: FetchFuture },
+}
+
+/// Where [`Authorize`] is polled from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PolledFrom {
+    /// `call`, which need not be on the runtime that the future will be on. Foreign futures may need that one, so they
+    /// are left alone if there is none (rule C4).
+    Call,
+    Future,
 }
 
 impl Authorize {
@@ -48,7 +61,21 @@ impl Authorize {
         let replayable = may_replay && (must_read || is_empty || is_small());
         let read = must_read || (replayable && !is_empty);
         let reader = read.then(|| BodyReader::new(scheme.body_limit));
-        Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader) }
+        Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader), deferred: false }
+    }
+
+    /// Polls in `call`. What is pending then is polled again by the future, with its waker.
+    pub(crate) fn poll_in_call<B>(&mut self, request: &mut Request<B>) -> Poll<Result<Authorized, AuthError>>
+    where
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        self.poll_from(PolledFrom::Call, request, &mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Returns whether [`poll_in_call`](Self::poll_in_call) was pending only because nothing could be polled there.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.deferred
     }
 
     /// Puts the token into `request`. Must not be polled again once it is ready.
@@ -65,30 +92,66 @@ impl Authorize {
         B: RequestBody + Unpin,
         B::Error: Into<BoxError>,
     {
+        self.poll_from(PolledFrom::Future, request, cx)
+    }
+
+    fn poll_from<B>(
+        &mut self,
+        from: PolledFrom,
+        request: &mut Request<B>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Authorized, AuthError>>
+    where
+        B: RequestBody + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let may_poll = || from == PolledFrom::Future || is_on_runtime();
         let (params, body, token) = loop {
-            match &mut self.step {
+            let (params, body) = match &mut self.step {
                 Step::Body(reader) => {
                     let mut body = Bytes::new();
                     if let Some(reader) = reader {
+                        if !request.body().is_buffered() && !may_poll() {
+                            self.deferred = true;
+                            return Poll::Pending;
+                        }
                         body = ready!(reader.poll(request.body_mut(), cx))?;
                         *request.body_mut() = B::from_bytes(body.clone());
                     }
-                    let params = self.params(&body)?;
-                    match self.scheme.token_cache.get_or_fetch(&params) {
-                        Lookup::Ready(result) => break (params, body, result.into_inner()?),
-                        Lookup::Waiting(fetch) => self.step = Step::Token { params, body, fetch },
-                    }
+                    (self.params(&body)?, body)
                 }
+                Step::Fetch { params, body } => (std::mem::take(params), std::mem::take(body)),
                 Step::Token { params, body, fetch } => {
                     let token = ready!(Pin::new(fetch).poll(cx))?;
                     break (std::mem::take(params), std::mem::take(body), token);
                 }
+            };
+            match self.scheme.token_cache.lookup(&params) {
+                Ok(token) => break (params, body, token),
+                Err(_) if !may_poll() => {
+                    self.step = Step::Fetch { params, body };
+                    self.deferred = true;
+                    return Poll::Pending;
+                }
+                Err(miss) => match self.scheme.token_cache.fetch(&params, miss) {
+                    Lookup::Ready(result) => break (params, body, result.into_inner()?),
+                    Lookup::Waiting(fetch) => self.step = Step::Token { params, body, fetch },
+                },
             }
         };
         // Copied before the token is in it: the copy gets another one.
         let copy = self.replayable.then(|| Box::new(copy_head(request, body)));
         Credential::Bearer(token.jwt()).put_into(request.headers_mut());
-        Poll::Ready(Ok(Authorized { scheme: Arc::clone(&self.scheme), params, token, copy }))
+        let scheme = Arc::clone(&self.scheme);
+        Poll::Ready(Ok(Authorized {
+            scheme,
+            params,
+            token,
+            copy,
+            tried_offset: None,
+            renewed: false,
+            is_replay: false,
+        }))
     }
 
     /// Settles the params of the request (rules B1, B3, B4).
@@ -105,13 +168,18 @@ impl Authorize {
     }
 }
 
-/// A request that carries a token: what is needed if it is answered with 401.
+/// A request that carries a token: what is needed until it is sent, and once there is a response.
 pub(crate) struct Authorized {
     scheme: Arc<JwtScheme>,
     params: AuthParams,
     token: ResolvedToken,
     /// The same request without a token, if it may be sent again.
     copy: Option<Box<Request<Bytes>>>,
+    /// The offset that the token was to be made by, if the one before was made by a wrong clock.
+    tried_offset: Option<Offset>,
+    /// Whether the token has replaced one that expired before it was sent.
+    renewed: bool,
+    is_replay: bool,
 }
 
 impl Authorized {
@@ -119,28 +187,86 @@ impl Authorized {
         self.copy.is_some()
     }
 
-    /// Forgets the token of a request that was answered with 401 (rule E1). Returns the look-up of another one, if the
-    /// request may be replayed: if the token was in the cache (rule E2) or was made by a wrong clock (rule H1).
-    ///
-    /// Any other token was fetched for this request, and another fetched now would be rejected as well.
-    pub(crate) fn on_unauthorized<R>(&self, response: &Response<R>) -> Option<Lookup> {
+    /// Returns the look-up of another token, if this one has expired before it was sent: once (rule C2).
+    pub(crate) fn renew(&mut self) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
-        let by_wrong_clock =
-            headers::response_date(response).is_some_and(|date| cache.compare_clocks(&self.token, date));
-        cache.reject(&self.params, &self.token);
-        let replay = self.copy.is_some() && (self.token.from_cache || by_wrong_clock);
-        replay.then(|| cache.get_or_fetch(&self.params))
+        if self.renewed || !cache.has_expired_since(&self.token) {
+            return None;
+        }
+        self.renewed = true;
+        Some(cache.get_or_fetch(&self.params))
     }
 
-    /// Makes the request with another token, to be sent a second and last time. `None` if the token is the rejected one.
+    /// Puts another token into the request that is about to be sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of fetching the token. A replay is sent with the expired one then: an error of this layer means that the
+    /// request was not sent at all.
+    pub(crate) fn on_renewed<B>(
+        &mut self,
+        result: Result<ResolvedToken, AuthError>,
+        request: &mut Request<B>,
+    ) -> Result<(), AuthError> {
+        match result {
+            Ok(token) => self.put(token, request),
+            Err(_) if self.is_replay => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn put<B>(&mut self, token: ResolvedToken, request: &mut Request<B>) {
+        Credential::Bearer(token.jwt()).put_into(request.headers_mut());
+        self.token = token;
+    }
+
+    /// Takes note of a response. After a 401, returns the look-up of a token for a replay, if there may be one.
+    pub(crate) fn on_response<R>(&mut self, response: &Response<R>) -> Option<Lookup> {
+        let cache = &self.scheme.token_cache;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            if self.tried_offset.is_some() || cache.is_watching(&self.token) {
+                self.on_other_response(response);
+            }
+            return None;
+        }
+        let date = headers::response_date(response);
+        if let Some(date) = date {
+            cache.on_date(date);
+        }
+        let replacement = cache.on_rejected(&self.params, &self.token, date)?;
+        self.copy.as_ref()?;
+        self.tried_offset = replacement.offset;
+        Some(cache.replace(&self.params, replacement))
+    }
+
+    #[cold]
+    fn on_other_response<R>(&self, response: &Response<R>) {
+        let cache = &self.scheme.token_cache;
+        if is_success(response.status()) {
+            cache.on_accepted(&self.params, &self.token, self.tried_offset);
+        }
+        if let Some(date) = headers::response_date(response) {
+            cache.on_date(date);
+        }
+    }
+
+    /// Makes the request with another token, to be sent a second and last time. `None` if the token is no better than the
+    /// rejected one.
     pub(crate) fn replay<B: RequestBody>(&mut self, token: ResolvedToken) -> Option<Request<B>> {
-        if token.jwt().same_as(self.token.jwt()) {
+        if !token.is_better_than(&self.token) {
             return None;
         }
         let mut request = (*self.copy.take()?).map(B::from_bytes);
-        Credential::Bearer(token.jwt()).put_into(request.headers_mut());
-        self.token = token;
+        self.put(token, &mut request);
+        (self.renewed, self.is_replay) = (false, true);
         self.scheme.token_cache.count_replay();
         Some(request)
     }
+}
+
+/// Returns whether the status of a response other than 401 shows that the token was accepted: not if the request may not
+/// have reached what checks tokens.
+fn is_success(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) && !status.is_server_error()
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! Passing     ⇒ (the response)
 //! Authorizing ⇒ Readying | (the error)
-//! Readying    ⇒ Sent
+//! Readying    ⇒ Sent | Renewing
+//! Renewing    ⇒ Readying | (the error)
 //! Sent        ⇒ (the response) | Replacing
 //! Replacing   ⇒ (the first response) | Readying
 //! Failed      ⇒ (the error)
@@ -14,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use pin_project::pin_project;
 use tower_service::Service;
 
@@ -46,9 +47,10 @@ where
     },
     /// Awaits the request's body, then its token.
     Authorizing { authorize: Authorize, waiting: Box<Waiting<S, B>> },
-    /// Awaits the inner service, which is not the one that was polled ready before `call`: the request had to wait, or
-    /// is sent again.
+    /// Awaits the inner service.
     Readying { waiting: Box<Waiting<S, B>>, authorized: Authorized },
+    /// Awaits another token, since the first one has expired while the inner service was not ready.
+    Renewing { lookup: Lookup, waiting: Box<Waiting<S, B>>, authorized: Authorized },
     /// Awaits the inner service's response to a request with a token.
     Sent {
         #[pin]
@@ -65,13 +67,24 @@ where
     Complete,
 }
 
-/// A request that waits, and the service that it goes to. That one is not polled ready, so that nothing is kept from
-/// other requests (rule C2).
+/// A request that waits, and the service that it goes to.
 ///
 /// It is boxed: most requests need not wait, and their future stays small.
 pub(crate) struct Waiting<S, B> {
     pub(crate) request: Request<B>,
     pub(crate) service: S,
+    /// Whether the service is the one that was polled ready before `call`, or was polled ready since.
+    pub(crate) is_ready: bool,
+}
+
+impl<S: Clone, B> Waiting<S, B> {
+    /// Drops the service, with any permit it holds, and keeps a clone that was not polled ready: a request that waits
+    /// must not keep others from being sent (rule C2).
+    pub(crate) fn release_ready(&mut self) {
+        if std::mem::take(&mut self.is_ready) {
+            self.service = self.service.clone();
+        }
+    }
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -97,7 +110,7 @@ where
 
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     B: RequestBody + Unpin,
     B::Error: Into<BoxError>,
@@ -110,28 +123,49 @@ where
             match state.as_mut().project() {
                 StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
                 StateProj::Authorizing { authorize, waiting } => {
-                    let result = ready!(authorize.poll(&mut waiting.request, cx));
+                    let Poll::Ready(result) = authorize.poll(&mut waiting.request, cx) else {
+                        waiting.release_ready();
+                        return Poll::Pending;
+                    };
                     let StateOwned::Authorizing { waiting, .. } = state.as_mut().take() else { unreachable!() };
                     state.set(State::Readying { waiting, authorized: result? });
                 }
                 StateProj::Readying { waiting, .. } => {
-                    let result = ready!(waiting.service.poll_ready(cx));
-                    let StateOwned::Readying { waiting, authorized } = state.as_mut().take() else { unreachable!() };
-                    result.map_err(Into::into)?;
-                    let Waiting { request, mut service } = *waiting;
-                    let response = service.call(request);
-                    // `call` consumed its readiness. Keep it only for a replay, so that it holds no permit.
-                    let service = authorized.may_replay().then(|| Box::new(service));
-                    state.set(State::Sent { response, authorized, service });
+                    if !waiting.is_ready {
+                        ready!(waiting.service.poll_ready(cx)).map_err(Into::into)?;
+                        waiting.is_ready = true;
+                    }
+                    let StateOwned::Readying { mut waiting, mut authorized } = state.as_mut().take() else {
+                        unreachable!()
+                    };
+                    // It may have taken long: a token that has expired meanwhile is not sent.
+                    match authorized.renew() {
+                        None => state.set(send(*waiting, authorized)),
+                        Some(Lookup::Ready(result)) => {
+                            authorized.on_renewed(result.into_inner(), &mut waiting.request)?;
+                            state.set(send(*waiting, authorized));
+                        }
+                        Some(lookup) => {
+                            waiting.release_ready();
+                            state.set(State::Renewing { lookup, waiting, authorized });
+                        }
+                    }
+                }
+                StateProj::Renewing { lookup, .. } => {
+                    let result = ready!(Pin::new(lookup).poll(cx));
+                    let StateOwned::Renewing { mut waiting, mut authorized, .. } = state.as_mut().take() else {
+                        unreachable!()
+                    };
+                    authorized.on_renewed(result, &mut waiting.request)?;
+                    state.set(State::Readying { waiting, authorized });
                 }
                 StateProj::Sent { response, .. } => {
                     let result = ready!(response.poll(cx));
-                    let StateOwned::Sent { authorized, service, .. } = state.as_mut().take() else { unreachable!() };
+                    let StateOwned::Sent { mut authorized, service, .. } = state.as_mut().take() else {
+                        unreachable!()
+                    };
                     let response = result.map_err(Into::into)?;
-                    if response.status() != StatusCode::UNAUTHORIZED {
-                        return Poll::Ready(Ok(response));
-                    }
-                    let Some((lookup, service)) = authorized.on_unauthorized(&response).zip(service) else {
+                    let Some((lookup, service)) = authorized.on_response(&response).zip(service) else {
                         return Poll::Ready(Ok(response));
                     };
                     state.set(State::Replacing { lookup, response, authorized, service });
@@ -147,7 +181,7 @@ where
                     // The replay may need its connection or permit.
                     drop(response);
                     trace::replayed();
-                    let waiting = Box::new(Waiting { request, service: *service });
+                    let waiting = Box::new(Waiting { request, service: *service, is_ready: false });
                     state.set(State::Readying { waiting, authorized });
                 }
                 StateProj::Failed { .. } => {
@@ -158,6 +192,18 @@ where
             }
         }
     }
+}
+
+/// Sends a request that carries its token, on a service that was polled ready.
+fn send<S, B>(waiting: Waiting<S, B>, authorized: Authorized) -> State<S, B>
+where
+    S: Service<Request<B>>,
+{
+    let Waiting { request, mut service, .. } = waiting;
+    let response = service.call(request);
+    // `call` consumed its readiness. Keep it only for a replay, so that it holds no permit.
+    let service = authorized.may_replay().then(|| Box::new(service));
+    State::Sent { response, authorized, service }
 }
 
 impl<S, B> State<S, B>

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower_service::Service;
@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::authorize::Authorize;
 use super::config::{Config, JwtScheme, Scheme};
 use super::future::{ResponseFuture, Waiting};
-use crate::error::{AuthError, BoxError};
+use crate::error::BoxError;
 use crate::request::access::{Access, NormalizedPaths, starts_try_on};
 use crate::request::body::RequestBody;
 use crate::request::credential::Credential;
@@ -121,8 +121,8 @@ where
 }
 
 impl<S> AiutaAuth<S> {
-    /// Authorizes the request and sends it. If nothing has to wait, it is sent on the service that was polled ready.
-    /// Otherwise that readiness is released, and the future polls the service ready again.
+    /// Authorizes the request and sends it. If nothing has to wait, it is sent here, on the service that was polled ready.
+    /// Otherwise the future goes on; it releases that readiness as soon as something is pending.
     fn call_with_jwt<B, R>(
         &mut self,
         scheme: Arc<JwtScheme>,
@@ -136,38 +136,32 @@ impl<S> AiutaAuth<S> {
         B::Error: Into<BoxError>,
     {
         let mut authorize = Authorize::new(scheme, &request, starts_try_on);
-        // What is pending is polled again by the future, with its real waker.
-        match authorize.poll(&mut request, &mut Context::from_waker(Waker::noop())) {
+        match authorize.poll_in_call(&mut request) {
             Poll::Ready(Ok(authorized)) => {
                 let service = authorized.may_replay().then(|| self.inner.clone());
                 ResponseFuture::sent(self.inner.call(request), authorized, service)
             }
-            Poll::Ready(Err(error)) => self.fail(error),
+            Poll::Ready(Err(error)) => {
+                drop(self.take_ready());
+                ResponseFuture::failed(error)
+            }
             Poll::Pending => {
-                let service = self.release_ready();
-                ResponseFuture::authorizing(authorize, Waiting { request, service })
+                let mut waiting = Waiting { request, service: self.take_ready(), is_ready: true };
+                if !authorize.is_deferred() {
+                    waiting.release_ready();
+                }
+                ResponseFuture::authorizing(authorize, waiting)
             }
         }
     }
 
-    /// Fails without sending, and releases the reserved readiness.
-    fn fail<B>(&mut self, error: AuthError) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>> + Clone,
-    {
-        self.release_ready();
-        ResponseFuture::failed(error)
-    }
-
-    /// Drops the service that was polled ready, with any permit it holds, and returns a clone that was not polled: a
-    /// request that waits must not keep others from being sent (rule C2).
-    fn release_ready(&mut self) -> S
+    /// Takes the service that was polled ready, with any permit it holds, and leaves a clone that was not.
+    fn take_ready(&mut self) -> S
     where
         S: Clone,
     {
         let unready = self.inner.clone();
-        self.inner = unready.clone();
-        unready
+        std::mem::replace(&mut self.inner, unready)
     }
 }
 

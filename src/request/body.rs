@@ -66,6 +66,13 @@ pub trait RequestBody: Body {
     /// Creates a body that yields exactly these bytes, without trailers.
     fn from_bytes(bytes: Bytes) -> Self;
 
+    /// Returns whether the body is known bytes, so that reading it needs neither time nor a runtime.
+    ///
+    /// By default, only for a body that is at its end.
+    fn is_buffered(&self) -> bool {
+        self.is_end_stream()
+    }
+
     /// Clones the body, so that a retry policy can send the request again. Returns `None` if the body can be read only
     /// once.
     ///
@@ -106,6 +113,10 @@ impl<B: RequestBody + Unpin> RequestBody for Box<B> {
         Self::new(B::from_bytes(bytes))
     }
 
+    fn is_buffered(&self) -> bool {
+        (**self).is_buffered()
+    }
+
     fn try_clone(&self) -> Option<Self> {
         (**self).try_clone().map(Self::new)
     }
@@ -135,6 +146,13 @@ where
         Self::Left(L::from_bytes(bytes))
     }
 
+    fn is_buffered(&self) -> bool {
+        match self {
+            Self::Left(body) => body.is_buffered(),
+            Self::Right(body) => body.is_end_stream(),
+        }
+    }
+
     fn try_clone(&self) -> Option<Self> {
         match self {
             Self::Left(body) => body.try_clone().map(Self::Left),
@@ -154,6 +172,10 @@ impl RequestBody for axum_core::body::Body {
 impl RequestBody for reqwest::Body {
     fn from_bytes(bytes: Bytes) -> Self {
         bytes.into()
+    }
+
+    fn is_buffered(&self) -> bool {
+        self.as_bytes().is_some()
     }
 
     fn try_clone(&self) -> Option<Self> {
