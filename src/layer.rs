@@ -1,4 +1,5 @@
-//! [`AiutaAuthLayer`]: the config, shared by every service made with it.
+//! [`AiutaAuthLayer`]: wraps an HTTP client in [`AiutaAuth`], the service that every request passes through. Clones of
+//! a layer, and all services made by them, share one [`Config`].
 
 mod authorize;
 mod builder;
@@ -20,9 +21,12 @@ use crate::cache::TokenCache;
 use crate::error::ConfigError;
 use crate::request::credential::secret_value;
 
-/// The layer that authenticates requests to Aiuta's API.
+/// A [`Layer`] that authenticates requests to Aiuta's API.
 ///
-/// Clones share the cache of tokens, and so do all services made by one layer.
+/// Use [`api_key`](Self::api_key), [`jwt`](Self::jwt) or [`from_env`](Self::from_env) for a layer with the default
+/// settings, and [`builder`](Self::builder) to change them. [`AiutaAuth`] describes how requests are authenticated.
+///
+/// Clones of a layer, and all services made by them, share the credential and the token cache.
 ///
 /// ```
 /// use tower::{Service, ServiceBuilder, ServiceExt};
@@ -38,7 +42,8 @@ use crate::request::credential::secret_value;
 /// # });
 /// let mut client = ServiceBuilder::new().layer(AiutaAuthLayer::api_key("my-key")?).service(http_client);
 ///
-/// let request = Request::get("https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models").body(Full::default())?;
+/// let models = "https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models";
+/// let request = Request::get(models).body(Full::default())?;
 /// let response = client.ready().await?.call(request).await?;
 /// # Ok(())
 /// # }
@@ -54,39 +59,59 @@ impl AiutaAuthLayer {
         Self { config: Arc::new(config) }
     }
 
-    /// Changes the API key: every clone of the layer, and every service made by one, sends the new key from its next request on.
+    /// Replaces the API key, for this layer, its clones and all services made by them.
     ///
-    /// Requests that are under way keep the old one, which is wiped when the last of them is done. No request waits for the change.
+    /// Their next requests carry the new key. Requests in flight keep the old key, which is wiped from memory when the
+    /// last of them has ended. Requests never wait for the replacement.
+    ///
+    /// To replace the secret that JWTs are signed with, use [`JwtSigner::rotate`](crate::JwtSigner::rotate).
     ///
     /// ```
-    /// # use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, JwtSigner};
-    /// // An API key.
+    /// use tower_aiuta_auth::AiutaAuthLayer;
+    ///
     /// let layer = AiutaAuthLayer::api_key("old-key")?;
     /// layer.set_api_key("new-key")?;
-    ///
-    /// // The issuer's secret: the signer's clones share it, and tokens made with the old one are forgotten.
-    /// let signer = JwtSigner::hs256("issuer-id", "old-secret")?;
-    /// let layer = AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer.clone())?;
-    /// signer.rotate("issuer-id", "new-secret")?;
-    /// layer.token_cache().expect("the Jwt scheme").clear();
     /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the key is empty or illegal in a header, or the layer has the Jwt scheme. Nothing is changed then.
+    /// Returns a [`ConfigError`], and keeps the old key, if the new key is invalid (see [`api_key`](Self::api_key)) or
+    /// if the layer authenticates with JWTs.
     pub fn set_api_key(&self, key: impl Into<String>) -> Result<(), ConfigError> {
         let new = secret_value("api_key", key.into())?;
         match &self.config.scheme {
             Scheme::ApiKey(key) => key.store(Arc::new(new)),
             Scheme::Jwt(_) => {
-                return Err(ConfigError::new("api_key", "this layer has the Jwt scheme, which takes none"));
+                return Err(ConfigError::new(
+                    "api_key",
+                    "this layer authenticates with JWTs; build another for an API key",
+                ));
             }
         }
         Ok(())
     }
 
-    /// The tokens of the Jwt scheme; `None` with an API key.
+    /// Returns the trusted origins, as `https://host` or `https://host:port`. Only requests to them are authenticated.
+    ///
+    /// Use it to address the API without configuring its origin a second time. Scheme and host are in lower case, and
+    /// the port is left out if it is the scheme's default port. The order is that of [`AiutaAuthBuilder::origins`], and
+    /// there is at least one.
+    ///
+    /// ```
+    /// use tower_aiuta_auth::AiutaAuthLayer;
+    ///
+    /// let layer = AiutaAuthLayer::api_key("my-key")?;
+    /// let origin = layer.origins().next().expect("there is at least one");
+    /// let models = format!("{origin}/digital-try-on/v1/predefined_try_on_models");
+    /// assert_eq!(models, "https://api.aiuta.com/digital-try-on/v1/predefined_try_on_models");
+    /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+    /// ```
+    pub fn origins(&self) -> impl Iterator<Item = &str> {
+        self.config.origins.urls()
+    }
+
+    /// Returns the token cache, or `None` if the layer authenticates with an API key.
     #[must_use]
     pub fn token_cache(&self) -> Option<&TokenCache> {
         match &self.config.scheme {

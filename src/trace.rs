@@ -1,14 +1,24 @@
-//! Every span, event and field that the layer emits, under the target `tower_aiuta_auth`; nothing without the feature `tracing`.
+//! All spans and events of the layer, with the target `tower_aiuta_auth`. Without the feature `tracing`, the functions
+//! here do nothing.
 //!
-//! | what | level | fields |
+//! | span or event | level | fields |
 //! |---|---|---|
-//! | span `token_fetch` | DEBUG | `reason` (`miss`, `refresh`, `rejected`), `outcome` (`Token`, `Failed` with the error's kind, `Dead`: cut off), `waiters` |
-//! | event `token refresh failed` | WARN | `error` (its kind; none if what came is no better than what is there) |
+//! | span `token_fetch` | DEBUG | `reason`, `outcome`, `waiters` |
+//! | event `token refresh failed` | WARN | `error` |
 //! | event `request replayed with a new token` | DEBUG | |
-//! | event `clock offset adopted` | WARN | `offset`: seconds that are added to the clock from now on, 0 if it was set right |
+//! | event `clock offset adopted` | WARN | `offset` |
 //! | event `credential withheld from an untrusted origin` | DEBUG | `host` |
 //!
-//! No field is ever a secret, a token or a param's value.
+//! | field | value |
+//! |---|---|
+//! | `reason` | `miss`, `refresh` or `rejected` |
+//! | `outcome` | `Token`, `Failed` with the error's kind, or `Cancelled` |
+//! | `waiters` | number of requests that awaited the fetch |
+//! | `error` | the error's kind; `None` if the source returned the same token again, or an expired one |
+//! | `offset` | seconds that are added to the clock from now on; 0 if the clock was correct again |
+//! | `host` | host of the request's URI, if it has one |
+//!
+//! No field contains a secret, a token or the value of a param.
 
 use std::fmt::Debug;
 
@@ -20,7 +30,7 @@ mod with_tracing {
 
     const TARGET: &str = "tower_aiuta_auth";
 
-    /// The span of one fetch; it is entered while the source runs.
+    /// The span of one fetch. It is entered while the token source is polled.
     pub(crate) struct FetchSpan(tracing::Span);
 
     pub(crate) fn fetch(reason: &'static str) -> FetchSpan {
@@ -72,12 +82,12 @@ mod without_tracing {
     }
 
     impl FetchSpan {
-        #[allow(clippy::unused_self, reason = "the same face as with tracing")]
+        #[allow(clippy::unused_self, reason = "same signature as with tracing")]
         pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
             f()
         }
 
-        #[allow(clippy::unused_self, reason = "the same face as with tracing")]
+        #[allow(clippy::unused_self, reason = "same signature as with tracing")]
         pub(crate) fn finished(&self, _outcome: &impl Debug, _waiters: usize) {}
     }
 

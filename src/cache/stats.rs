@@ -1,37 +1,39 @@
-//! Counters: written on the path of every request, read rarely.
+//! The cache's counters. Every request that looks up a token increments at least one. [`TokenCacheStats`] reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the cache of tokens has done so far, and how it stands: a snapshot, by [`TokenCache::stats`](super::TokenCache::stats).
+/// Statistics of a token cache, from [`TokenCache::stats`](super::TokenCache::stats).
 ///
-/// The counters, all but the last two, only grow; they are read one after the other, not all at one instant.
+/// All fields are counters since the cache was created, except for [`entries`](Self::entries) and
+/// [`clock_offset`](Self::clock_offset). They are read one after the other, so counters that belong together can differ
+/// slightly while requests are running.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenCacheStats {
-    /// Tokens served from the cache.
+    /// Number of times that a token was served from the cache.
     pub hits: u64,
-    /// Times that a token was needed and none usable was in the cache.
+    /// Number of times that a token was needed and the cache had none that could be used.
     pub misses: u64,
-    /// The misses among them that joined a fetch which was already running.
+    /// Number of misses that joined a fetch that was already running.
     pub coalesced: u64,
-    /// Calls of the source.
+    /// Number of calls of the token source.
     pub fetches: u64,
-    /// The calls among them that ran ahead of a token's expiry.
+    /// Number of fetches that refreshed a token before it expired.
     pub refreshes: u64,
-    /// Calls of the source that brought no token: errors, panics, timeouts.
+    /// Number of fetches that returned no token: errors, panics and timeouts.
     pub failures: u64,
-    /// Requests that Aiuta answered with 401 although they carried a token.
+    /// Number of times that Aiuta answered 401 to a token.
     pub rejected: u64,
-    /// Requests sent a second time, with another token.
+    /// Number of requests that were sent a second time, with another token.
     pub replays: u64,
-    /// Tokens in the cache now.
+    /// Number of tokens in the cache now.
     pub entries: u64,
-    /// What is added to the clock now, in seconds, since that is how far Aiuta's was found to be ahead of it; negative if it is behind.
-    /// 0 is how it should be: another number means that this machine's clock wants to be set.
+    /// Number of seconds by which the layer corrects its clock now, because Aiuta's clock was found to be ahead of it.
+    /// Negative if Aiuta's clock is behind. Anything but 0 means that this machine's clock should be fixed.
     pub clock_offset: i64,
 }
 
-/// One counter for events that happen on a cold path.
+/// A counter for rare events.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -45,12 +47,12 @@ impl Counter {
     }
 }
 
-/// A counter in a cache line of its own.
+/// A counter on a cache line of its own. Some CPUs have lines of 128 bytes, others fetch lines of 64 bytes in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe(Counter);
 
-/// A counter for the hot path: threads that use different keys seldom meet on one cache line.
+/// A counter for frequent events. Threads that use different keys rarely write to the same cache line.
 #[derive(Debug, Default)]
 pub(crate) struct StripedCounter([Stripe; 16]);
 
@@ -64,7 +66,7 @@ impl StripedCounter {
     }
 }
 
-/// All counters of one cache; their meaning stands at [`TokenCacheStats`].
+/// The counters of one cache. [`TokenCacheStats`] describes them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) hits: StripedCounter,

@@ -1,4 +1,5 @@
-//! The store of tokens: bounded, sharded, and keyed by the hash that [`AuthParams`] brings along.
+//! [`Store`], which holds the cached tokens, and [`Map`], which holds the running fetches. Both use the hash that
+//! [`AuthParams`] computed when they were made, so a lookup hashes nothing.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -8,15 +9,16 @@ use quick_cache::{OptionsBuilder, UnitWeighter};
 
 use crate::params::AuthParams;
 
-/// Values for params; what is used least is evicted. Its time to live is in the values.
+/// A bounded, sharded map. It evicts values that are rarely used. It knows no expiry: the caller checks the values.
 pub(crate) type Store<T> = Cache<AuthParams, T, UnitWeighter, BuildHasherDefault<KeyHasher>>;
 
-/// Values for params, without a bound of its own.
+/// A map without a bound. The caller limits its size.
 pub(crate) type Map<T> = HashMap<AuthParams, T, BuildHasherDefault<KeyHasher>>;
 
-/// A store for at most `capacity` values.
+/// Creates a store for at most `capacity` values.
 pub(crate) fn store<T: Clone>(capacity: usize) -> Store<T> {
-    // The store rounds up what each of its shards may hold, so the number of shards has to divide the capacity; and it wants 32 a shard.
+    // quick_cache rounds up the capacity of a shard, so the capacity must be a multiple of the number of shards. It
+    // also uses fewer shards if they hold less than 32 values.
     let shards = (capacity / 32).clamp(1, 16);
     let shards = if shards.is_power_of_two() { shards } else { shards.next_power_of_two() / 2 };
     let capacity = capacity / shards * shards;
@@ -29,7 +31,7 @@ pub(crate) fn store<T: Clone>(capacity: usize) -> Store<T> {
     Cache::with_options(options, UnitWeighter, BuildHasherDefault::default(), DefaultLifecycle::default())
 }
 
-/// Passes on the hash that [`AuthParams`] brings along: it is keyed already.
+/// Returns the hash that [`AuthParams`] writes. That hash is keyed, so it needs no further hashing.
 #[derive(Default)]
 pub(crate) struct KeyHasher(u64);
 
@@ -39,7 +41,7 @@ impl Hasher for KeyHasher {
     }
 
     fn write(&mut self, _: &[u8]) {
-        unreachable!("the only key is AuthParams, which writes one u64");
+        unreachable!("the keys are AuthParams, which write one u64");
     }
 
     fn write_u64(&mut self, hash: u64) {

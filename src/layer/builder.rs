@@ -1,4 +1,5 @@
-//! [`AiutaAuthBuilder`]: every setting, checked once in [`build`](AiutaAuthBuilder::build).
+//! [`AiutaAuthBuilder`]: collects the settings of a layer. [`build`](AiutaAuthBuilder::build) checks all of them, so
+//! that no request fails because of a setting.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,13 +22,17 @@ use crate::source::{BoxTokenSource, TokenSource};
 
 const DEFAULT_ORIGIN: &str = "https://api.aiuta.com";
 
-/// The longest that a fetch may be given, so that no sum of times overflows.
+/// Upper limit of `fetch_timeout`, so that adding it to a time does not overflow.
 const MAX_FETCH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// As good as for ever, and still a time that can be added to another.
+/// Limit to which `fallback_lifetime` is cut, so that adding it to a time does not overflow.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Collects the settings of an [`AiutaAuthLayer`]; one credential is needed, everything else has a default.
+/// Builds an [`AiutaAuthLayer`].
+///
+/// Exactly one credential is required: [`api_key`](Self::api_key) or [`jwt`](Self::jwt). Everything else has a default.
+/// If a setter is called more than once, the last call counts. Settings that concern access or tokens have no effect
+/// with an API key, except for [`Access::Anonymous`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -63,7 +68,7 @@ pub struct AiutaAuthBuilder {
     clock: Arc<dyn Clock>,
 }
 
-/// The credentials given so far.
+/// The credentials that were set.
 enum CredentialInput {
     Nothing,
     ApiKey(Zeroizing<String>),
@@ -94,17 +99,24 @@ impl AiutaAuthBuilder {
         }
     }
 
-    /// The ApiKey scheme: `x-api-key` with this key on every request.
+    /// Sets the API key, which every request carries as `x-api-key`.
+    ///
+    /// It must not be empty, contain a control character, or begin or end with whitespace.
     pub fn api_key(self, key: impl Into<String>) -> Self {
         let key = Zeroizing::new(key.into());
         let credential = match self.credential {
             CredentialInput::Nothing | CredentialInput::ApiKey(_) => CredentialInput::ApiKey(key),
             CredentialInput::Jwt { .. } | CredentialInput::Both => CredentialInput::Both,
         };
-        Self { credential, ..self }
+        Self { credential, credential_name: None, ..self }
     }
 
-    /// The Jwt scheme: a token from `source` where one is needed, otherwise `x-user-id` with the subscription id.
+    /// Sets the subscription id and the token source of a layer that authenticates with JWTs.
+    ///
+    /// A request that needs a JWT carries a token from `source` as `Authorization: Bearer …`. The other requests carry
+    /// the subscription id as `x-user-id`. [`Access`] says which requests need which.
+    ///
+    /// The subscription id must not be empty, contain a control character, or begin or end with whitespace.
     pub fn jwt(self, subscription_id: impl Into<String>, source: impl TokenSource) -> Self {
         let subscription_id = Zeroizing::new(subscription_id.into());
         let credential = match self.credential {
@@ -113,42 +125,53 @@ impl AiutaAuthBuilder {
             }
             CredentialInput::ApiKey(_) | CredentialInput::Both => CredentialInput::Both,
         };
-        Self { credential, ..self }
+        Self { credential, credential_name: None, ..self }
     }
 
-    /// The origins that get credentials, instead of `https://api.aiuta.com`: `https://host` or `https://host:port`.
+    /// Sets the trusted origins, as `https://host` or `https://host:port`. Defaults to `https://api.aiuta.com`.
     ///
-    /// Plain `http` is for loopback hosts only.
+    /// Only requests to these origins are authenticated. At least one is required. Plain `http` is accepted for
+    /// loopback hosts only, unless [`danger_allow_plaintext_origins`](Self::danger_allow_plaintext_origins) is set. Use
+    /// [`base_path`](Self::base_path) for the path prefix of a gateway.
     pub fn origins<I>(self, origins: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        Self { origins: origins.into_iter().map(Into::into).collect(), ..self }
+        Self { origins: origins.into_iter().map(Into::into).collect(), origins_name: "origins", ..self }
     }
 
-    /// Whether `http` origins may be on other machines. Default: no.
+    /// Sets whether `http` origins on other machines are accepted. Defaults to false.
     ///
-    /// Dangerous: credentials go over the network in the clear, unless something below adds TLS, such as a mesh's sidecar.
-    pub fn danger_allow_plaintext_origins(self, yes: bool) -> Self {
-        Self { plaintext_origins: yes, ..self }
+    /// This is dangerous, because credentials are sent over the network unencrypted. Use it only if a proxy on the same
+    /// machine adds TLS, such as the sidecar of a service mesh.
+    pub fn danger_allow_plaintext_origins(self, allow: bool) -> Self {
+        Self { plaintext_origins: allow, ..self }
     }
 
-    /// Whether requests with a relative URI (`/v1/…`), which name no origin, get credentials. Default: no.
+    /// Sets whether requests with a relative URI such as `/v1/…` are authenticated. Defaults to false.
     ///
-    /// For clients that add the origin below this layer. A `Host` header, if there is one, must name a trusted origin.
-    pub fn trust_origin_form(self, yes: bool) -> Self {
-        Self { origin_form: yes, ..self }
+    /// Use it for clients that add the origin to a request after it has passed this layer. If such a request has a
+    /// `Host` header, the header must name a trusted origin. Otherwise the request is sent without credentials.
+    pub fn trust_origin_form(self, trust: bool) -> Self {
+        Self { origin_form: trust, ..self }
     }
 
-    /// What a gateway puts before Aiuta's paths, such as `/aiuta`. Default: nothing.
+    /// Sets the path prefix that a gateway puts before Aiuta's paths, such as `/aiuta`. Defaults to none.
+    ///
+    /// It must begin with a slash, and have no query or fragment.
     pub fn base_path(self, prefix: impl Into<String>) -> Self {
         Self { base_path: prefix.into(), ..self }
     }
 
-    /// Decides which credential a request needs before the table of Aiuta's operations is asked; `None` leaves it to the table.
+    /// Sets a function that decides which credential a request needs. Defaults to none.
     ///
-    /// An [`Access`] in the request's extensions comes before it. It is called for every request to a trusted origin: it must be quick.
+    /// It takes precedence over the table of Aiuta's operations; where it returns `None`, the table decides. An
+    /// [`Access`] in the request's extensions takes precedence over both. With an API key, only [`Access::Anonymous`]
+    /// has an effect.
+    ///
+    /// It is called for every request to a trusted origin that has no [`Access`] in its extensions, so it must not
+    /// block.
     ///
     /// ```
     /// use tower_aiuta_auth::{Access, AiutaAuthLayer};
@@ -163,8 +186,11 @@ impl AiutaAuthBuilder {
         Self { access_rule: Some(Arc::new(rule)), ..self }
     }
 
-    /// The fields of a try-on's JSON body that become params, so that the token is good for these values only. Default:
-    /// `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name`, `product_id`.
+    /// Sets the fields of a try-on's JSON body that are its params: its token is valid for their values only. Defaults
+    /// to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name` and `product_id`.
+    ///
+    /// At least one is required. A name must not be empty or a registered claim: `iss`, `sub`, `aud`, `exp`, `nbf`,
+    /// `iat` or `jti`. The body is not read if the request's extensions contain [`AuthParams`](crate::AuthParams).
     pub fn signed_fields<I>(self, fields: I) -> Self
     where
         I: IntoIterator,
@@ -173,70 +199,89 @@ impl AiutaAuthBuilder {
         Self { signed_fields: fields.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// How large a body may be that is read for its params, or kept to be sent again, in bytes. Default: 64 KiB.
+    /// Sets the maximum size in bytes of a body that is buffered to read its params or to replay the request. Defaults
+    /// to 64 KiB. Must be at least 1.
+    ///
+    /// If the params are in a larger body, the request fails with [`BodyTooLarge`](crate::AuthErrorKind::BodyTooLarge).
+    /// Any other larger body is sent without being buffered, and its request is not replayed.
     pub fn body_limit(self, bytes: usize) -> Self {
         Self { body_limit: bytes, ..self }
     }
 
-    /// How many tokens the cache holds at most. Default: 10,000.
+    /// Sets the maximum number of cached tokens. Defaults to 10,000. Must be at least 1.
     ///
-    /// It may hold up to 15 fewer, and evicts what was used least.
+    /// If the cache is full, tokens that are rarely used are evicted. The effective limit can be lower by up to 15,
+    /// because the cache has shards of equal size.
     pub fn max_tokens(self, tokens: usize) -> Self {
         Self { max_tokens: tokens, ..self }
     }
 
-    /// How many calls of the source may run at once; more fail as [`Overloaded`](crate::AuthErrorKind::Overloaded). Default: 4,096.
-    pub fn max_concurrent_fetches(self, flights: usize) -> Self {
-        Self { max_concurrent_fetches: flights, ..self }
+    /// Sets the maximum number of concurrent calls of the token source. Defaults to 4,096. Must be at least 1.
+    ///
+    /// A request that needs one more call fails with [`Overloaded`](crate::AuthErrorKind::Overloaded).
+    pub fn max_concurrent_fetches(self, fetches: usize) -> Self {
+        Self { max_concurrent_fetches: fetches, ..self }
     }
 
-    /// In which last part of its lifetime a token is refreshed while it is still used, from 0 to 1. Default: 0.25; 0.0 turns it off.
+    /// Sets the fraction of a token's lifetime, at its end, during which it is refreshed in the background while still
+    /// being served. Defaults to 0.25. Must be from 0.0 to 1.0; 0.0 turns refreshing off.
     ///
-    /// A refresh never begins more than 5 minutes ahead.
+    /// A refresh starts at most 5 minutes before the token expires. Refreshing needs a tokio runtime: where none is
+    /// entered, or without the feature `tokio`, a token is fetched again once it has expired.
     pub fn refresh_ahead(self, fraction: f64) -> Self {
         Self { refresh_ahead: fraction, ..self }
     }
 
-    /// How long a token without `exp` is used. Default: 60 s.
+    /// Sets the lifetime of tokens without an `exp` claim. Defaults to 60 seconds.
     pub fn fallback_lifetime(self, lifetime: Duration) -> Self {
         Self { fallback_lifetime: lifetime, ..self }
     }
 
-    /// How long one call of the source may take, up to a day. Default: 10 s.
+    /// Sets the maximum duration of one call of the token source. Defaults to 10 seconds. Must be more than zero, and
+    /// at most one day.
+    ///
+    /// When it has passed, the call is dropped and the requests that wait for it fail with
+    /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). With the feature `tokio`, the runtime must have timers
+    /// enabled.
     pub fn fetch_timeout(self, timeout: Duration) -> Self {
         Self { fetch_timeout: timeout, ..self }
     }
 
-    /// Whether a request is sent once more, with a new token, after a 401 to a token that was out of the cache, or made by a wrong
-    /// clock. Default: yes.
+    /// Sets whether a request is sent a second time, with a new token, if its token is rejected with a 401 and was
+    /// taken from the cache or made by a wrong clock. Defaults to true.
     ///
-    /// A 401 means that nothing was started. For one request, [`NoReplay`](crate::NoReplay) does the same.
-    pub fn replay_unauthorized(self, yes: bool) -> Self {
-        Self { replay_unauthorized: yes, ..self }
+    /// Aiuta starts nothing for a request that it answers with 401. The body is buffered for the replay, up to
+    /// [`body_limit`](Self::body_limit). A larger body, or one of unknown length that need not be read for its params,
+    /// is sent only once. Use the extension [`NoReplay`](crate::NoReplay) to turn replays off for a single request.
+    pub fn replay_unauthorized(self, replay: bool) -> Self {
+        Self { replay_unauthorized: replay, ..self }
     }
 
-    /// The clock by which tokens are made and judged. Default: [`SystemClock`].
+    /// Sets the clock that tells token sources the time and decides when tokens expire. Defaults to [`SystemClock`].
     ///
-    /// If it is wrong by up to a day, the `Date` of Aiuta's next 401 tells, and the difference is made up for (rule H1).
+    /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 reveals it. The clock is then corrected for
+    /// an hour, see [`TokenCacheStats::clock_offset`](crate::TokenCacheStats::clock_offset).
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// Names the credential as the user gave it, in errors.
+    /// Sets the name under which errors report the API key or subscription id, instead of that of the setter.
+    ///
+    /// A later call of the setter resets it, since the value is then no longer the environment's.
     pub(crate) fn with_credential_name(self, name: &'static str) -> Self {
         Self { credential_name: Some(name), ..self }
     }
 
-    /// Names the origins as the user gave them, in errors.
+    /// Sets the name under which errors report the origins. It is reset like the credential's name.
     pub(crate) fn with_origins_name(self, name: &'static str) -> Self {
         Self { origins_name: name, ..self }
     }
 
-    /// Checks all settings.
+    /// Checks all settings, and builds the layer.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for the first that can't work; it names the setting.
+    /// Returns a [`ConfigError`] that names the first setting that is missing or invalid.
     pub fn build(self) -> Result<AiutaAuthLayer, ConfigError> {
         self.check_numbers()?;
         check_fields("signed_fields", &self.signed_fields)?;
@@ -266,12 +311,11 @@ impl AiutaAuthBuilder {
                 body_limit: self.body_limit,
                 replay_unauthorized: self.replay_unauthorized,
             })),
-            CredentialInput::Nothing => return Err(ConfigError::new("credential", "give one with `api_key` or `jwt`")),
+            CredentialInput::Nothing => {
+                return Err(ConfigError::new("credential", "it is missing; set it with `api_key` or `jwt`"));
+            }
             CredentialInput::Both => {
-                return Err(ConfigError::new(
-                    "credential",
-                    "both `api_key` and `jwt` were given: decide for one scheme",
-                ));
+                return Err(ConfigError::new("credential", "both `api_key` and `jwt` are set; choose one"));
             }
         };
         Ok(AiutaAuthLayer::new(Config { origins, access, scheme }))
@@ -290,33 +334,38 @@ impl AiutaAuthBuilder {
             return Err(ConfigError::new("refresh_ahead", "it must be a number from 0.0 to 1.0"));
         }
         if self.fetch_timeout.is_zero() || self.fetch_timeout > MAX_FETCH_TIMEOUT {
-            return Err(ConfigError::new("fetch_timeout", "it must be over zero and at most a day"));
+            return Err(ConfigError::new("fetch_timeout", "it must be more than zero, and at most one day"));
         }
         Ok(())
     }
 }
 
 impl AiutaAuthLayer {
-    /// A layer for the ApiKey scheme, with the defaults: `x-api-key` on every request to `https://api.aiuta.com`.
+    /// Creates a layer that authenticates with an API key, with the default settings.
+    ///
+    /// Every request to `https://api.aiuta.com` carries the key as `x-api-key`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the key is empty or illegal in a header.
+    /// Returns a [`ConfigError`] if the key is empty, contains a control character, or begins or ends with whitespace.
     pub fn api_key(key: impl Into<String>) -> Result<Self, ConfigError> {
         Self::builder().api_key(key).build()
     }
 
-    /// A layer for the Jwt scheme, with the defaults: a token from `source` on requests that start a try-on, `x-user-id` on those that
-    /// need no more.
+    /// Creates a layer that authenticates with JWTs, with the default settings.
+    ///
+    /// Requests to `https://api.aiuta.com` that need a JWT, such as those that start a try-on, carry a token from
+    /// `source` as `Authorization: Bearer …`. The others carry the subscription id as `x-user-id`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] if the subscription id is empty or illegal in a header.
+    /// Returns a [`ConfigError`] if the subscription id is empty, contains a control character, or begins or ends with
+    /// whitespace.
     pub fn jwt(subscription_id: impl Into<String>, source: impl TokenSource) -> Result<Self, ConfigError> {
         Self::builder().jwt(subscription_id, source).build()
     }
 
-    /// A builder, for everything else.
+    /// Creates a builder with the default settings and no credential.
     pub fn builder() -> AiutaAuthBuilder {
         AiutaAuthBuilder::new()
     }

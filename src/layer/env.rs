@@ -1,4 +1,4 @@
-//! Settings by environment variables: which scheme, where tokens come from, and where to.
+//! Reads the credential and the trusted origin from environment variables, when a layer is built.
 
 use std::env;
 use std::mem::take;
@@ -13,84 +13,126 @@ const API_KEY: &str = "AIUTA_API_KEY";
 const SUBSCRIPTION_ID: &str = "AIUTA_SUBSCRIPTION_ID";
 const JWT_ISSUER: &str = "AIUTA_JWT_ISSUER";
 const JWT_SECRET: &str = "AIUTA_JWT_SECRET";
+const TOKEN_URL: &str = "AIUTA_TOKEN_URL";
 const ORIGIN: &str = "AIUTA_ORIGIN";
 
-const TOKEN_URL: &str = "AIUTA_TOKEN_URL";
-
+/// The variables of a layer that authenticates with JWTs.
 const JWT: [&str; 4] = [SUBSCRIPTION_ID, JWT_ISSUER, JWT_SECRET, TOKEN_URL];
 
 impl AiutaAuthLayer {
-    /// A layer by the environment:
+    /// Creates a layer with the credential and the origin from environment variables.
     ///
-    /// | variable | meaning |
+    /// | variables | the layer |
     /// |---|---|
-    /// | `AIUTA_API_KEY` | the ApiKey scheme with this key |
-    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_JWT_ISSUER`, `AIUTA_JWT_SECRET` | the Jwt scheme, tokens made by a `JwtSigner` (feature `signer`) |
-    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | the Jwt scheme, tokens from your backend at this URL: a `RemoteTokenSource` (feature `remote`) over reqwest (feature `reqwest-middleware`) |
-    /// | `AIUTA_ORIGIN` | instead of `https://api.aiuta.com` |
+    /// | `AIUTA_API_KEY` | authenticates with this API key |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_JWT_ISSUER`, `AIUTA_JWT_SECRET` | has a [`JwtSigner`] as its token source |
+    /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | has a [`RemoteTokenSource`] for this URL as its token source |
+    /// | `AIUTA_ORIGIN` (optional) | trusts this origin instead of `https://api.aiuta.com` |
     ///
-    /// The token URL is `https`, or `http` for a loopback host. It is asked by `POST`, through the system's proxy if it is `https`, and within
-    /// the default [`fetch_timeout`](AiutaAuthBuilder::fetch_timeout); redirects are not followed. Requests then have to be sent
-    /// on a tokio runtime. **TLS** is what the program's reqwest is built with (its feature `rustls` or `native-tls`): without any, an `https`
-    /// URL fails when the first token is fetched, with "scheme is not http".
+    /// Exactly one of the first three rows must be set. The second needs the feature `signer` or `signer-rust-crypto`.
+    /// The third needs the features `remote` and `reqwest-middleware`, and requests must be sent on a tokio runtime.
     ///
-    /// There is no variable for a session by which the backend knows this program: who needs one, another method or the partition's header
-    /// builds the `RemoteTokenSource` by hand and gives it to [`jwt`](Self::jwt).
+    /// All other settings have their defaults. Use [`AiutaAuthBuilder::from_env`] to change them.
+    ///
+    /// # The token URL
+    ///
+    /// `AIUTA_TOKEN_URL` is an `https` URL, or an `http` URL of a loopback host. Tokens are fetched from it by `POST`
+    /// with a reqwest client, which uses the system's proxies for `https` only. Redirects are not followed.
+    ///
+    /// The client uses the TLS backend that the program's reqwest is built with. If reqwest has none, an `https` URL
+    /// fails at the first fetch, with "scheme is not http". Enable reqwest's feature `rustls` or `native-tls` then.
+    ///
+    /// For another method, or for headers such as a session's or the partition's, build the [`RemoteTokenSource`]
+    /// yourself and pass it to [`jwt`](Self::jwt).
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], naming the variables, if none is set, both schemes are, half of one, or both ways to a token; for a value that can't
-    /// work, an empty one for example; and if the program was built without a feature that a variable needs.
+    /// Returns a [`ConfigError`] that names the variables in these cases:
+    ///
+    /// - None of the first three rows is set, one is set only in part, or variables of different rows are mixed.
+    /// - A variable is empty, is not valid UTF-8 or has an invalid value.
+    /// - The program was built without a feature that a variable needs.
+    ///
+    /// [`JwtSigner`]: crate::JwtSigner
+    /// [`RemoteTokenSource`]: crate::RemoteTokenSource
     pub fn from_env() -> Result<Self, ConfigError> {
-        builder()?.build()
+        AiutaAuthBuilder::from_env()?.build()
     }
 }
 
-/// A builder with what the environment says.
-pub(crate) fn builder() -> Result<AiutaAuthBuilder, ConfigError> {
-    let mut builder = AiutaAuthLayer::builder();
-    if let Some(mut origin) = variable(ORIGIN)? {
-        builder = builder.origins([take(&mut *origin)]).with_origins_name(ORIGIN);
-    }
-    let jwt = [variable(JWT[0])?, variable(JWT[1])?, variable(JWT[2])?, variable(JWT[3])?];
-    match (variable(API_KEY)?, jwt) {
-        (Some(mut key), [None, None, None, None]) => Ok(builder.api_key(take(&mut *key)).with_credential_name(API_KEY)),
-        (None, [Some(id), Some(issuer), Some(secret), None]) => signed(builder, id, issuer, secret),
-        (None, [Some(id), None, None, Some(url)]) => fetched(builder, id, url),
-        (None, [None, None, None, None]) => Err(ConfigError::new(
-            API_KEY,
-            format!("set it, or {SUBSCRIPTION_ID} with {JWT_ISSUER} and {JWT_SECRET}, or with {TOKEN_URL}"),
-        )),
-        (Some(_), values) => Err(ConfigError::new(
-            API_KEY,
-            format!("it is set together with {}: decide for one scheme and unset the other", named(&values, true)),
-        )),
-        (None, [_, issuer, secret, Some(_)]) if issuer.is_some() || secret.is_some() => Err(ConfigError::new(
-            TOKEN_URL,
-            format!(
-                "it is set together with {}: decide who makes the tokens, your backend or this program, and unset the other",
-                named(&[None, issuer, secret, None], true)
-            ),
-        )),
-        (None, values @ [.., Some(_)]) => Err(ConfigError::new(
-            SUBSCRIPTION_ID,
-            format!("missing, although {} is set: the Jwt scheme needs both", named(&values, true)),
-        )),
-        (None, [id, issuer, secret, None]) => {
-            let values = [id, issuer, secret];
-            Err(ConfigError::new(
-                named(&values, false),
+impl AiutaAuthBuilder {
+    /// Creates a builder with the credential and the origin from environment variables, and the default for every other
+    /// setting.
+    ///
+    /// [`AiutaAuthLayer::from_env`] describes the variables. The setters replace their values. Only the kind of credential
+    /// can't be replaced: [`build`](Self::build) fails if both an API key and a token source are set.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use tower_aiuta_auth::AiutaAuthBuilder;
+    ///
+    /// let layer = AiutaAuthBuilder::from_env()?.fetch_timeout(Duration::from_secs(3)).build()?;
+    /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ConfigError`] in the cases that [`AiutaAuthLayer::from_env`] lists. Invalid characters in an API key
+    /// or subscription id, and an invalid origin, are only reported by [`build`](Self::build).
+    pub fn from_env() -> Result<Self, ConfigError> {
+        let mut builder = Self::new();
+        if let Some(mut origin) = variable(ORIGIN)? {
+            builder = builder.origins([take(&mut *origin)]).with_origins_name(ORIGIN);
+        }
+        let jwt = [variable(JWT[0])?, variable(JWT[1])?, variable(JWT[2])?, variable(JWT[3])?];
+        match (variable(API_KEY)?, jwt) {
+            (Some(mut key), [None, None, None, None]) => {
+                Ok(builder.api_key(take(&mut *key)).with_credential_name(API_KEY))
+            }
+            (None, [Some(id), Some(issuer), Some(secret), None]) => with_signer(builder, id, issuer, secret),
+            (None, [Some(id), None, None, Some(url)]) => with_token_url(builder, id, url),
+            (None, [None, None, None, None]) => Err(ConfigError::new(
+                API_KEY,
                 format!(
-                    "missing, although {} is set: the Jwt scheme needs all three, or {SUBSCRIPTION_ID} with {TOKEN_URL}",
-                    named(&values, true)
+                    "it is missing; set it, or {SUBSCRIPTION_ID} with {JWT_ISSUER} and {JWT_SECRET}, \
+                     or {SUBSCRIPTION_ID} with {TOKEN_URL}"
                 ),
-            ))
+            )),
+            (Some(_), values) => Err(ConfigError::new(
+                API_KEY,
+                format!(
+                    "it is set together with {}; choose an API key or JWTs, and unset the other",
+                    names(&values, Option::is_some)
+                ),
+            )),
+            (None, [_, issuer, secret, Some(_)]) if issuer.is_some() || secret.is_some() => Err(ConfigError::new(
+                TOKEN_URL,
+                format!(
+                    "it is set together with {}; choose one: your backend makes the tokens, or this program does",
+                    names(&[None, issuer, secret, None], Option::is_some)
+                ),
+            )),
+            (None, values @ [.., Some(_)]) => Err(ConfigError::new(
+                SUBSCRIPTION_ID,
+                format!("it is missing, although {} is set; set both", names(&values, Option::is_some)),
+            )),
+            (None, [id, issuer, secret, None]) => {
+                let values = [id, issuer, secret];
+                Err(ConfigError::new(
+                    names(&values, Option::is_none),
+                    format!(
+                        "missing, although {} is set; set {SUBSCRIPTION_ID}, {JWT_ISSUER} and {JWT_SECRET}, \
+                         or {SUBSCRIPTION_ID} and {TOKEN_URL}",
+                        names(&values, Option::is_some)
+                    ),
+                ))
+            }
         }
     }
 }
 
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
-fn signed(
+fn with_signer(
     builder: AiutaAuthBuilder,
     mut id: Value,
     issuer: Value,
@@ -104,22 +146,22 @@ fn signed(
 }
 
 #[cfg(not(any(feature = "signer", feature = "signer-rust-crypto")))]
-fn signed(_: AiutaAuthBuilder, _: Value, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+fn with_signer(_: AiutaAuthBuilder, _: Value, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
     Err(ConfigError::new(JWT_SECRET, "this program was built without the feature `signer` of tower-aiuta-auth"))
 }
 
 #[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
-fn fetched(builder: AiutaAuthBuilder, mut id: Value, url: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+fn with_token_url(builder: AiutaAuthBuilder, mut id: Value, url: Value) -> Result<AiutaAuthBuilder, ConfigError> {
     use crate::source::{RemoteClient, RemoteTokenSource};
 
     let client = RemoteClient::new(&url)
-        .map_err(|error| ConfigError::new(TOKEN_URL, format!("reqwest can't make a client for it: {error}")))?;
-    let issuer = RemoteTokenSource::new(url.as_str(), client).map_err(|error| error.with_setting_name(TOKEN_URL))?;
-    Ok(builder.jwt(take(&mut *id), issuer).with_credential_name(SUBSCRIPTION_ID))
+        .map_err(|error| ConfigError::new(TOKEN_URL, format!("the reqwest client can't be built: {error}")))?;
+    let source = RemoteTokenSource::new(url.as_str(), client).map_err(|error| error.with_setting_name(TOKEN_URL))?;
+    Ok(builder.jwt(take(&mut *id), source).with_credential_name(SUBSCRIPTION_ID))
 }
 
 #[cfg(not(all(feature = "remote", feature = "reqwest-middleware")))]
-fn fetched(_: AiutaAuthBuilder, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
+fn with_token_url(_: AiutaAuthBuilder, _: Value, _: Value) -> Result<AiutaAuthBuilder, ConfigError> {
     let missing = match (cfg!(feature = "remote"), cfg!(feature = "reqwest-middleware")) {
         (true, _) => "the feature `reqwest-middleware`",
         (false, true) => "the feature `remote`",
@@ -128,13 +170,13 @@ fn fetched(_: AiutaAuthBuilder, _: Value, _: Value) -> Result<AiutaAuthBuilder, 
     Err(ConfigError::new(TOKEN_URL, format!("this program was built without {missing} of tower-aiuta-auth")))
 }
 
-/// A variable's value, wiped when dropped.
+/// The value of a variable. It is wiped from memory when it is dropped.
 type Value = Zeroizing<String>;
 
 fn variable(name: &'static str) -> Result<Option<Value>, ConfigError> {
     match env::var(name) {
         Ok(value) if value.is_empty() => {
-            Err(ConfigError::new(name, "it is set but empty: give it a value, or unset it"))
+            Err(ConfigError::new(name, "it is set but empty; set it to a value, or unset it"))
         }
         Ok(value) => Ok(Some(Zeroizing::new(value))),
         Err(env::VarError::NotPresent) => Ok(None),
@@ -142,8 +184,8 @@ fn variable(name: &'static str) -> Result<Option<Value>, ConfigError> {
     }
 }
 
-/// The names of those of [`JWT`] that are set, or are not.
-fn named(values: &[Option<Value>], set: bool) -> String {
-    let names = JWT.iter().zip(values).filter(|(_, value)| value.is_some() == set).map(|(name, _)| *name);
+/// Joins the names of those of [`JWT`] whose value is `included`.
+fn names(values: &[Option<Value>], included: impl Fn(&Option<Value>) -> bool) -> String {
+    let names = JWT.iter().zip(values).filter(|(_, value)| included(value)).map(|(name, _)| *name);
     names.collect::<Vec<_>>().join(", ")
 }

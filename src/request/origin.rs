@@ -29,6 +29,11 @@ impl Origins {
         Ok(Self { trusted, origin_form })
     }
 
+    /// Returns the trusted origins as `scheme://host[:port]`.
+    pub(crate) fn urls(&self) -> impl Iterator<Item = &str> {
+        self.trusted.iter().map(|origin| origin.url.as_str())
+    }
+
     /// Returns whether `request` goes to a trusted origin.
     pub(crate) fn trust<B>(&self, request: &Request<B>) -> bool {
         if request.method() == Method::CONNECT {
@@ -67,6 +72,8 @@ struct Origin {
     /// The host, and the port unless it is the default one. It is compared first, so that the common case parses
     /// nothing.
     canonical: String,
+    /// The scheme and `canonical`, for the caller.
+    url: String,
 }
 
 impl Origin {
@@ -102,7 +109,8 @@ impl Origin {
         }
         let host = authority.host().to_ascii_lowercase();
         let canonical = if default_port(scheme) == Some(port) { host.clone() } else { format!("{host}:{port}") };
-        Ok(Self { scheme: scheme.clone(), host, port, canonical })
+        let url = format!("{scheme}://{canonical}");
+        Ok(Self { scheme: scheme.clone(), host, port, canonical, url })
     }
 
     /// Returns whether `authority`, with this origin's scheme, is this origin.

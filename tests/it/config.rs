@@ -177,8 +177,13 @@ async fn config_a_setting_given_twice_counts_as_given_last() {
 
 /// What [`from_env_child`] does with the environment it is started in, as lines of text.
 fn from_env(variables: &[(&str, &str)]) -> String {
+    child("config::from_env_child", variables)
+}
+
+/// Runs a test of this file in a process with these variables. Returns the lines that it printed after `> `.
+fn child(test: &str, variables: &[(&str, &str)]) -> String {
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "config::from_env_child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env_clear()
         .envs(variables.iter().copied())
         .env("FROM_ENV_CHILD", "1")
@@ -279,9 +284,9 @@ fn config_from_env_refuses_by_the_variables_names() {
         (vec![key, url], "AIUTA_API_KEY", vec!["AIUTA_TOKEN_URL"]),
         (vec![key, JWT[0], url], "AIUTA_API_KEY", vec!["AIUTA_SUBSCRIPTION_ID, AIUTA_TOKEN_URL"]),
         ([url].into_iter().chain(JWT).collect(), "AIUTA_TOKEN_URL", vec!["AIUTA_JWT_ISSUER, AIUTA_JWT_SECRET"]),
-        (vec![url, JWT[0], JWT[1]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_ISSUER:"]),
-        (vec![url, JWT[0], JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET:"]),
-        (vec![url, JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET:"]),
+        (vec![url, JWT[0], JWT[1]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_ISSUER;"]),
+        (vec![url, JWT[0], JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET;"]),
+        (vec![url, JWT[2]], "AIUTA_TOKEN_URL", vec!["together with AIUTA_JWT_SECRET;"]),
         (at(""), "AIUTA_TOKEN_URL", vec!["empty"]),
         (at("s3cr3t.example/aiuta_jwt"), "AIUTA_TOKEN_URL", vec!["https://host/path"]),
         (at("http://s3cr3t.example/aiuta_jwt"), "AIUTA_TOKEN_URL", vec!["http to another machine"]),
@@ -309,4 +314,71 @@ fn config_from_env_refuses_by_the_variables_names() {
         assert!(said.iter().all(|said| shown.contains(said)), "{variables:?}: {shown}");
         assert!(!shown.contains("s3cr3t"), "{variables:?}: {shown}");
     }
+}
+
+#[test]
+fn config_origins_are_returned_normalized() {
+    let of = |builder: AiutaAuthBuilder| {
+        let layer = builder.build().unwrap();
+        layer.origins().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of(api_key()), ["https://api.aiuta.com"]);
+    assert_eq!(of(jwt(Source::new())), ["https://api.aiuta.com"]);
+    let given = [
+        "HTTPS://Gateway.Example:443/",
+        "https://gateway.example:08443",
+        "http://localhost:80",
+        "http://127.0.0.1:3000/",
+        "https://[2001:DB8::1]:8443",
+    ];
+    let normalized = [
+        "https://gateway.example",
+        "https://gateway.example:8443",
+        "http://localhost",
+        "http://127.0.0.1:3000",
+        "https://[2001:db8::1]:8443",
+    ];
+    assert_eq!(of(api_key().origins(given)), normalized);
+    assert_eq!(of(api_key().origins(normalized)), normalized);
+}
+
+/// Not a test by itself: [`config_setters_replace_values_from_env`] runs it in another process.
+#[test]
+#[allow(clippy::print_stdout, reason = "its output is its result")]
+fn builder_from_env_child() {
+    if env::var_os("FROM_ENV_CHILD").is_none() {
+        return;
+    }
+    println!();
+    let from_env = || AiutaAuthBuilder::from_env().unwrap();
+    if let Err(error) = AiutaAuthBuilder::from_env() {
+        return println!("> {}", error.setting());
+    }
+    for builder in [
+        from_env(),
+        from_env().base_path("no slash"),
+        from_env().origins(["http://localhost:3000"]).api_key("key-2"),
+        from_env().origins(["no origin"]),
+        from_env().api_key(""),
+        from_env().jwt("id-1", Source::new()),
+    ] {
+        match builder.build() {
+            Ok(layer) => println!("> {:?}", layer.origins().collect::<Vec<_>>()),
+            Err(error) => println!("> {}", error.setting()),
+        }
+    }
+}
+
+#[test]
+fn config_setters_replace_values_from_env() {
+    let run = |variables: &[(&str, &str)]| child("config::builder_from_env_child", variables);
+    let (key, origin) = (("AIUTA_API_KEY", "key-1"), ("AIUTA_ORIGIN", "https://gateway.example"));
+    let set_later = "base_path\n[\"http://localhost:3000\"]\norigins\napi_key\ncredential\n";
+    assert_eq!(run(&[key]), format!("[\"https://api.aiuta.com\"]\n{set_later}"));
+    assert_eq!(run(&[key, origin]), format!("[\"https://gateway.example\"]\n{set_later}"));
+    assert_eq!(run(&[origin]), "AIUTA_API_KEY\n");
+    assert_eq!(run(&[("AIUTA_API_KEY", "key\n")]), format!("AIUTA_API_KEY\n{set_later}"));
+    let bad_origin = run(&[key, ("AIUTA_ORIGIN", "gateway.example")]);
+    let (name, replaced) = ("AIUTA_ORIGIN", "[\"http://localhost:3000\"]");
+    assert_eq!(bad_origin, format!("{name}\n{name}\n{replaced}\norigins\n{name}\n{name}\n"));
 }
