@@ -1,5 +1,5 @@
-//! A custom `TokenSource`: a vault that checks who owns an image, is sometimes busy, and shares a cache of tokens between
-//! the processes that use it.
+//! A custom `TokenSource`: a vault that checks who owns an image, is sometimes busy, and shares a cache of tokens
+//! between the processes that use it.
 //!
 //! Run it with `cargo run --example custom_source`. It needs no account and no network: `FakeAiuta` answers in process.
 

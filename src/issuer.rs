@@ -78,9 +78,9 @@ const MAX_BODY: usize = 16 * 1024;
 /// - `GET` with the params in the query. All values are strings.
 /// - `POST` with the params in a JSON object. The values keep their types. A field that is `null` counts as missing.
 ///
-/// With the header `Cache-Control: no-cache`, the signer is [forced](TokenRequest::force_refresh) to create a new token.
-/// It differs from the last one, even within the same second. [`RemoteTokenSource`](crate::RemoteTokenSource) sends the
-/// header after Aiuta has rejected a token.
+/// With the header `Cache-Control: no-cache`, the signer is [forced](TokenRequest::force_refresh) to create a new
+/// token. It differs from the last one, even within the same second.
+/// [`RemoteTokenSource`](crate::RemoteTokenSource) sends the header after Aiuta has rejected a token.
 ///
 /// A success is answered with the documented object `{"type":"jwt","token":"…"}`, with the headers
 /// `Content-Type: application/json` and `Cache-Control: no-store`.

@@ -66,7 +66,8 @@ use crate::params::AuthParams;
 /// - Not return a token that has expired or is about to expire. The layer would have to ask again at once.
 /// - Not return the token that [`TokenRequest::replaces`] returns. Another process may have replaced it already: if the
 ///   cache contains another token, that one may be returned, even if [`TokenRequest::force_refresh`] returns `true`.
-/// - Create a new token if [`TokenRequest::force_refresh`] returns `true` and [`TokenRequest::replaces`] returns `None`.
+/// - Create a new token if [`TokenRequest::force_refresh`] returns `true` and [`TokenRequest::replaces`] returns
+///   `None`.
 /// - Stop waiting, for example for the process that creates the token, before [`TokenRequest::deadline`].
 ///
 /// The example `custom_source` in the repository is such a source.
@@ -199,8 +200,8 @@ impl TokenRequest {
     /// Returns whether the source must create a new token: because Aiuta rejected the last one for these params with a
     /// 401, because it was [invalidated](crate::TokenCache::invalidate), or because it arrived expired.
     ///
-    /// A source with a cache must not return a token from it then, unless [`replaces`](Self::replaces) returns a token and
-    /// the cached one is another.
+    /// A source with a cache must not return a token from it then, unless [`replaces`](Self::replaces) returns a token
+    /// and the cached one is another.
     #[must_use]
     pub fn force_refresh(&self) -> bool {
         self.force_refresh
@@ -222,9 +223,9 @@ impl TokenRequest {
         self.replaces.as_ref()
     }
 
-    /// Returns the time at which the layer's [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) ends the fetch. A
-    /// token that is returned later is not used. Returns `None` if the fetch has no deadline, because it runs without a
-    /// runtime or the request was created by [`new`](Self::new).
+    /// Returns the time at which the layer's [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) ends the fetch.
+    /// A token that is returned later is not used. Returns `None` if the fetch has no deadline, because it runs without
+    /// a runtime or the request was created by [`new`](Self::new).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

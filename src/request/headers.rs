@@ -38,8 +38,8 @@ pub(crate) fn origin_date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(single_value(headers, DATE)?).ok()
 }
 
-/// Returns how long a response was held in HTTP caches: its `Age` (RFC 9111 §5.1), or zero if it has none. Returns `None`
-/// if the `Age` can't be read.
+/// Returns how long a response was held in HTTP caches: its `Age` (RFC 9111 §5.1), or zero if it has none. Returns
+/// `None` if the `Age` can't be read.
 pub(crate) fn time_in_caches(headers: &HeaderMap) -> Option<Duration> {
     /// The value that RFC 9111 §1.2.2 prescribes for a number that is too large.
     const MAX: u64 = 1 << 31;

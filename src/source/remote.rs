@@ -84,9 +84,9 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// cache has added. This machine's clock does not matter then. Without `iat` or `Date`, the age is not known, and the
 /// layer compares `exp` with its own clock.
 ///
-/// A token is marked as [out of a cache](Jwt::out_of_cache) if the response's `Age` is over 1 second, or if its `iat` is
-/// more than 10 seconds before the `Date`. If Aiuta rejects it, the request is replayed with a new token. So a backend
-/// may cache its tokens, and a cache in front of the backend does no harm.
+/// A token is marked as [out of a cache](Jwt::out_of_cache) if the response's `Age` is over 1 second, or if its `iat`
+/// is more than 10 seconds before the `Date`. If Aiuta rejects it, the request is replayed with a new token. So a
+/// backend may cache its tokens, and a cache in front of the backend does no harm.
 ///
 /// Errors never contain any part of a response. The service's own error becomes the cause of the [`TokenError`].
 ///

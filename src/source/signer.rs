@@ -53,8 +53,8 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// seconds back (see [`backdate`](Self::backdate)); `exp` is not. The layer corrects larger differences between the
 /// clocks by [`TokenRequest::now`].
 ///
-/// The signer sets the [age](Jwt::with_age) of its tokens to the time from `iat` to [`TokenRequest::now`]. The layer then
-/// measures how long a token is valid from the moment of its creation.
+/// The signer sets the [age](Jwt::with_age) of its tokens to the time from `iat` to [`TokenRequest::now`]. The layer
+/// then measures how long a token is valid from the moment of its creation.
 ///
 /// # Forced tokens
 ///

@@ -21,8 +21,8 @@ pub(super) struct ForcedTokens {
 }
 
 impl ForcedTokens {
-    /// Returns by how many seconds to set `iat` back from `now` for a forced token: at least `backdate` and one more, and
-    /// more than for any other forced token for the same params and the same `now`.
+    /// Returns by how many seconds to set `iat` back from `now` for a forced token: at least `backdate` and one more,
+    /// and more than for any other forced token for the same params and the same `now`.
     ///
     /// The partition is not part of a token, so it does not matter here.
     pub(super) fn set_back(&self, params: &AuthParams, now: u64, backdate: u64) -> u64 {
