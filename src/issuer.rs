@@ -78,6 +78,10 @@ const MAX_BODY: usize = 16 * 1024;
 /// - `GET` with the params in the query. All values are strings.
 /// - `POST` with the params in a JSON object. The values keep their types. A field that is `null` counts as missing.
 ///
+/// With the header `Cache-Control: no-cache`, the signer is [forced](TokenRequest::force_refresh) to create a new
+/// token. It differs from the last one, even within the same second.
+/// [`RemoteTokenSource`](crate::RemoteTokenSource) sends the header after Aiuta has rejected a token.
+///
 /// A success is answered with the documented object `{"type":"jwt","token":"…"}`, with the headers
 /// `Content-Type: application/json` and `Cache-Control: no-store`.
 ///
@@ -203,8 +207,11 @@ impl JwtIssuer {
     async fn issue<B: Body>(&self, request: Request<B>) -> Result<Jwt, IssuerError> {
         let (head, body) = request.into_parts();
         let params = self.params(&head, body).await?;
+        let no_cache = has_no_cache(&head.headers);
         let params = (self.authorize)(head, params).await?;
         let request = TokenRequest::new(params, self.clock.now());
+        // Rule D5: the client's last token was rejected.
+        let request = if no_cache { request.with_force_refresh() } else { request };
         self.signer.token(request).await.map_err(|error| IssuerError::from_token_error(&error))
     }
 
@@ -255,6 +262,29 @@ fn is_json(headers: &HeaderMap) -> bool {
     let (Some(only), None) = (types.next(), types.next()) else { return false };
     let essence = only.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// Returns whether the request has the `cache-control` directive `no-cache` (RFC 9111 §5.2.1.4). In a request it has no
+/// argument.
+fn has_no_cache(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CACHE_CONTROL).iter();
+    values.any(|value| directives(value.as_bytes()).any(|directive| directive.eq_ignore_ascii_case(b"no-cache")))
+}
+
+/// Splits a list of directives at its commas. A comma inside a quoted string is part of an argument (RFC 9110 §5.6.4).
+fn directives(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = list.split(move |byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' => return !quoted,
+            _ => {}
+        }
+        false
+    });
+    parts.map(<[u8]>::trim_ascii)
 }
 
 impl<B: Body + Send + 'static> Service<Request<B>> for JwtIssuer {

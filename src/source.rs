@@ -52,8 +52,25 @@ use crate::params::AuthParams;
 /// - Create the token for exactly the given params. A token that is valid for other params too can be misused for them.
 /// - Set `exp`, and keep the lifetime short. One minute is usual.
 /// - Check that the owner of the params, named by [`AuthParams::partition`], may use the image.
-/// - Ignore a cache of its own if [`TokenRequest::force_refresh`] returns `true`.
+/// - Not return the token that [`TokenRequest::replaces`] returns.
 /// - Not block the thread.
+///
+/// # A source with a cache
+///
+/// The layer caches tokens, so a source needs a cache of its own only to share tokens with other processes. A source
+/// that returns a token from such a cache, or from a backend that has one, must:
+///
+/// - Mark the token with [`Jwt::out_of_cache`], and give its age. A token from a cache may have been revoked. If Aiuta
+///   rejects it, the layer replays the request with a new token, but only if it is marked. The layer computes from the
+///   age how long the token is valid.
+/// - Not return a token that has expired or is about to expire. The layer would have to ask again at once.
+/// - Not return the token that [`TokenRequest::replaces`] returns. Another process may have replaced it already: if the
+///   cache contains another token, that one may be returned, even if [`TokenRequest::force_refresh`] returns `true`.
+/// - Create a new token if [`TokenRequest::force_refresh`] returns `true` and [`TokenRequest::replaces`] returns
+///   `None`.
+/// - Stop waiting, for example for the process that creates the token, before [`TokenRequest::deadline`].
+///
+/// The example `custom_source` in the repository is such a source.
 ///
 /// # Examples
 ///
@@ -89,15 +106,15 @@ impl<T: TokenSource> TokenSource for Arc<T> {
     }
 }
 
-/// Why the layer asks a [`TokenSource`] for a token.
+/// The reason why the layer calls a [`TokenSource`]. Returned by [`TokenRequest::reason`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FetchReason {
-    /// There was no usable token in the cache.
+    /// The layer's cache has no valid token. Requests wait for the new one.
     Miss,
-    /// The token in the cache is near its end. It is still served meanwhile.
+    /// The cached token is about to expire. It is still served, so no request waits for the new one.
     RefreshAhead,
-    /// The last token was answered with 401.
+    /// Aiuta rejected the last token with a 401, or the token was [invalidated](crate::TokenCache::invalidate).
     Rejected,
 }
 
@@ -183,28 +200,32 @@ impl TokenRequest {
     /// Returns whether the source must create a new token: because Aiuta rejected the last one for these params with a
     /// 401, because it was [invalidated](crate::TokenCache::invalidate), or because it arrived expired.
     ///
-    /// A source with a cache must not return a token from it then.
+    /// A source with a cache must not return a token from it then, unless [`replaces`](Self::replaces) returns a token
+    /// and the cached one is another.
     #[must_use]
     pub fn force_refresh(&self) -> bool {
         self.force_refresh
     }
 
-    /// Returns why the layer asks.
+    /// Returns why the layer calls the source. A source can use it to put fetches that requests wait for first.
     #[must_use]
     pub fn reason(&self) -> FetchReason {
         self.reason
     }
 
-    /// Returns the token that the new one replaces: it is near its end, was rejected or invalidated, or arrived expired.
+    /// Returns the token that the new one replaces. The old token is about to expire, was rejected or invalidated, or
+    /// arrived expired. The source must return another token.
     ///
-    /// A source that shares a cache with others may find that someone else has replaced it already.
+    /// A source that shares a cache with other processes can compare it with the cached token. If they differ, another
+    /// process has replaced the token already.
     #[must_use]
     pub fn replaces(&self) -> Option<&Jwt> {
         self.replaces.as_ref()
     }
 
-    /// Returns the time until which a token is of use: when the layer's
-    /// [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) ends the fetch. `None` if no runtime tells that time.
+    /// Returns the time at which the layer's [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) ends the fetch.
+    /// A token that is returned later is not used. Returns `None` if the fetch has no deadline, because it runs without
+    /// a runtime or the request was created by [`new`](Self::new).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

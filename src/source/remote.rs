@@ -76,6 +76,18 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// | the service fails, the connection is lost | transient | `TokenSource` |
 /// | 2xx without a valid token, or with more than 16 KiB | permanent | `InvalidToken` |
 ///
+/// A `Retry-After` with a date is measured from the response's own `Date`, so this machine's clock does not matter.
+///
+/// # Age of a token
+///
+/// The [age](Jwt::age) of a token is the time from its `iat` to the `Date` of the response, plus the `Age` that an HTTP
+/// cache has added. This machine's clock does not matter then. Without `iat` or `Date`, the age is not known, and the
+/// layer compares `exp` with its own clock.
+///
+/// A token is marked as [out of a cache](Jwt::out_of_cache) if the response's `Age` is over 1 second, or if its `iat`
+/// is more than 10 seconds before the `Date`. If Aiuta rejects it, the request is replayed with a new token. So a
+/// backend may cache its tokens, and a cache in front of the backend does no harm.
+///
 /// Errors never contain any part of a response. The service's own error becomes the cause of the [`TokenError`].
 ///
 /// The service must not follow redirects: they may lead to a server that must not provide tokens.
@@ -232,7 +244,8 @@ where
         let (head, body) = service.call(http_request).await.map_err(TokenError::transient)?.into_parts();
         response::check(head.status, &head.headers, request.now())?;
         let body = read_limited(body, MAX_RESPONSE).await.map_err(response::unreadable)?;
-        response::token(&body)
+        let token = response::token(&body)?;
+        Ok(response::with_age(token, &head.headers, request.now()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! [`JwtSigner`]: a token source that signs tokens in this process.
 
+mod forced;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use zeroize::Zeroizing;
 
+use self::forced::ForcedTokens;
 use super::{TokenError, TokenRequest, TokenSource};
 use crate::error::ConfigError;
 use crate::jwt::{BEARER, Jwt};
@@ -32,8 +35,8 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// registered claim (`iss`, `sub`, `aud`, `exp`, `nbf`, `iat`, `jti`) is an error.
 ///
 /// Anyone who has the secret can start try-ons at the issuer's cost, so use a signer only on a server. The secret is
-/// wiped from memory when the signer and all its clones are dropped. `Debug` does not show it. Clones are cheap, and
-/// share the issuer id and the secret.
+/// wiped from memory when the signer and all its clones are dropped. `Debug` does not show it. Clones are cheap. They
+/// share the issuer id, the secret, and the count of forced tokens (see below).
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,15 +53,27 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// seconds back (see [`backdate`](Self::backdate)); `exp` is not. The layer corrects larger differences between the
 /// clocks by [`TokenRequest::now`].
 ///
+/// The signer sets the [age](Jwt::with_age) of its tokens to the time from `iat` to [`TokenRequest::now`]. The layer
+/// then measures how long a token is valid from the moment of its creation.
+///
+/// # Forced tokens
+///
 /// HS256 is deterministic, so the same params in the same second yield the same token. If
 /// [`TokenRequest::force_refresh`] is set, `iat` is set back by one more second, so that the new token differs from the
-/// rejected one.
+/// rejected one. Each further forced token for the same params within the same second has an `iat` that is one second
+/// earlier still. Tokens for other params can set it back too, if many are forced in the same second. `exp` does not
+/// change.
 #[derive(Clone)]
 pub struct JwtSigner {
-    /// Shared by all clones.
-    issuer: Arc<ArcSwap<Issuer>>,
+    shared: Arc<Shared>,
     lifetime: Duration,
     backdate: Duration,
+}
+
+/// The state that all clones share. It outlives a rotation of the secret, which may end with the old one again.
+struct Shared {
+    issuer: ArcSwap<Issuer>,
+    forced: ForcedTokens,
 }
 
 struct Issuer {
@@ -89,8 +104,9 @@ impl JwtSigner {
     /// Returns [`ConfigError`] if the issuer id or the secret is empty, or if the issuer id contains a control
     /// character or begins or ends with whitespace.
     pub fn hs256(issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let issuer = ArcSwap::from_pointee(Issuer::new(issuer, secret)?);
         Ok(Self {
-            issuer: Arc::new(ArcSwap::from_pointee(Issuer::new(issuer, secret)?)),
+            shared: Arc::new(Shared { issuer, forced: ForcedTokens::default() }),
             lifetime: Duration::from_secs(60),
             backdate: Duration::from_secs(5),
         })
@@ -132,17 +148,22 @@ impl JwtSigner {
     /// Returns [`ConfigError`] for the values that [`hs256`](Self::hs256) does not accept. The signer then keeps the
     /// old ones.
     pub fn rotate(&self, issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<(), ConfigError> {
-        self.issuer.store(Arc::new(Issuer::new(issuer, secret)?));
+        self.shared.issuer.store(Arc::new(Issuer::new(issuer, secret)?));
         Ok(())
     }
 
     fn sign(&self, request: &TokenRequest) -> Result<Jwt, TokenError> {
-        let now = request.now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let earlier = self.backdate.as_secs().saturating_add(u64::from(request.force_refresh()));
-        let issuer = self.issuer.load();
+        let since_epoch = request.now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = since_epoch.as_secs();
+        let backdate = self.backdate.as_secs();
+        let set_back = match request.force_refresh() {
+            true => self.shared.forced.set_back(request.params(), now, backdate),
+            false => backdate,
+        };
+        let issuer = self.shared.issuer.load();
         let claims = Claims {
             iss: &issuer.id,
-            iat: now.saturating_sub(earlier),
+            iat: now.saturating_sub(set_back),
             exp: now.saturating_add(self.lifetime.as_secs()),
             params: request.params(),
         };
@@ -164,7 +185,9 @@ impl JwtSigner {
         let signature = Zeroizing::new(signer.try_sign(signed).map_err(TokenError::new)?);
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(&*signature, &mut token);
-        Ok(Jwt::from_signed(token, claims.iat, claims.exp)?)
+        // Rule D1: includes the fraction of a second that `iat` lacks.
+        let age = since_epoch.saturating_sub(Duration::from_secs(claims.iat));
+        Ok(Jwt::from_signed(token, claims.iat, claims.exp)?.with_age(age))
     }
 }
 

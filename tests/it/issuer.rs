@@ -11,7 +11,9 @@ use http_body_util::{BodyExt, Channel, Full};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
-use tower_aiuta_auth::{AuthParams, Clock, IssuerError, JwtIssuer, JwtSigner, TokenError, TokenRequest, TokenSource};
+use tower_aiuta_auth::{
+    AuthParams, Clock, IssuerError, JwtIssuer, JwtSigner, RemoteTokenSource, TokenError, TokenRequest, TokenSource,
+};
 
 use crate::support::*;
 
@@ -306,4 +308,51 @@ async fn issuer_pyjwt_and_jwt_signer_accept_each_other() {
         "the token was accepted, the image is unknown: {:?}",
         aiuta.requests()[0].refusal
     );
+}
+
+#[tokio::test]
+async fn d5_issuer_takes_no_cache_for_a_forced_token() {
+    let source = Source::new();
+    let issuer = JwtIssuer::danger_allow_all(source.clone());
+    for (values, forced) in [
+        (&[][..], false),
+        (&["no-cache"], true),
+        (&["No-Cache"], true),
+        (&["max-age=0 ,\tNO-CACHE, foo=\"bar\""], true),
+        (&["max-age=0", ",, no-cache ,"], true),
+        (&["foo=\"a\\\\\", no-cache"], true),
+        (&["no-store", "max-age=0"], false),
+        (&["no-caches", "xno-cache", "no cache", "no-cache-x"], false),
+        (&["foo=no-cache", "no-cache=\"set-cookie\"", "\"no-cache\""], false),
+        (&["foo=\"a, no-cache, b\""], false),
+        (&["foo=\"a\\\", no-cache, b\""], false),
+        (&["foo=\"open, no-cache"], false),
+        (&["foo=\"open", "no-cache"], true),
+    ] {
+        for mut request in [query("sku_id=x"), json_post(r#"{"sku_id":"x"}"#)] {
+            for value in values {
+                request.headers_mut().append("cache-control", value.parse().unwrap());
+            }
+            assert_eq!(ask(&issuer, request).await.0, 200);
+            assert_eq!(source.requests().pop().unwrap().force_refresh(), forced, "{values:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn d5_issuer_never_answers_no_cache_with_same_token_twice() {
+    let clock = ManualClock::default();
+    let issuer = JwtIssuer::danger_allow_all(signer()).clock(clock.clone());
+    let token = async |source: &RemoteTokenSource<JwtIssuer>, force: bool| {
+        let request = TokenRequest::new(AuthParams::new().with("sku_id", "x"), clock.now());
+        let request = if force { request.with_force_refresh() } else { request };
+        source.token(request).await.unwrap().expose().to_owned()
+    };
+    // Both instances of the client use the same issuer.
+    let sources = [(); 2].map(|()| RemoteTokenSource::new("https://shop.example/aiuta_jwt", issuer.clone()).unwrap());
+    let mut tokens = std::collections::HashSet::from([token(&sources[0], false).await]);
+    assert_eq!(token(&sources[1], false).await, *tokens.iter().next().unwrap());
+    for number in 0..100 {
+        assert!(tokens.insert(token(&sources[number % 2], true).await), "{number}");
+    }
 }

@@ -218,6 +218,100 @@ async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
     }
 }
 
+/// The manual clock stands at this time.
+const NOW: u64 = 1_800_000_000;
+/// The backend's `Date`. Its clock is two minutes ahead.
+const DATE: (&str, &str) = ("date", "Fri, 15 Jan 2027 08:02:00 GMT");
+const BACKEND_NOW: u64 = NOW + 120;
+
+/// A source whose backend answers with this status, these headers and this body.
+fn answering(status: u16, headers: &[(&'static str, &'static str)], body: String) -> RemoteTokenSource<Recorder> {
+    let headers = headers.to_vec();
+    let backend = backend(move || {
+        let mut response = answer(status, body.clone());
+        for (name, value) in &headers {
+            response.headers_mut().append(*name, value.parse().unwrap());
+        }
+        response
+    });
+    RemoteTokenSource::new(URL, backend).unwrap()
+}
+
+fn request_now() -> TokenRequest {
+    TokenRequest::new(params("a"), ManualClock::default().now())
+}
+
+#[tokio::test]
+async fn d1_remote_age_is_date_minus_iat_plus_time_in_caches() {
+    for (headers, iat, age) in [
+        (&[DATE][..], Some(BACKEND_NOW), Some(0)),
+        (&[DATE], Some(BACKEND_NOW - 5), Some(5)),
+        (&[DATE], Some(BACKEND_NOW - 500), Some(500)),
+        // Its clock was set back, or `iat` is in the future.
+        (&[DATE], Some(BACKEND_NOW + 7), Some(0)),
+        (&[DATE, ("age", "0")], Some(BACKEND_NOW - 5), Some(5)),
+        (&[DATE, ("age", "1")], Some(BACKEND_NOW - 5), Some(6)),
+        (&[DATE, ("age", "30")], Some(BACKEND_NOW - 5), Some(35)),
+        (&[DATE, ("age", "30")], Some(BACKEND_NOW + 7), Some(30)),
+        (&[DATE, ("age", "99999999999999999999999")], Some(BACKEND_NOW), Some(1 << 31)),
+        (&[DATE], None, None),
+        (&[], Some(NOW - 5), None),
+        (&[("date", "yesterday")], Some(NOW - 5), None),
+        (&[DATE, DATE], Some(NOW - 5), None),
+        (&[DATE, ("age", "soon")], Some(BACKEND_NOW - 500), None),
+        (&[DATE, ("age", "1"), ("age", "1")], Some(BACKEND_NOW - 5), None),
+    ] {
+        let source = answering(200, headers, token(&serde_json::json!({"iat": iat, "exp": BACKEND_NOW + 60})));
+        let token = source.token(request_now()).await.unwrap();
+        assert_eq!(token.age(), age.map(secs), "{headers:?} {iat:?}");
+    }
+}
+
+#[tokio::test]
+async fn e2_remote_marks_tokens_that_were_in_a_cache() {
+    for (headers, iat, cached) in [
+        (&[DATE][..], Some(BACKEND_NOW), false),
+        (&[DATE, ("age", "1")], Some(BACKEND_NOW - 10), false),
+        (&[DATE], Some(BACKEND_NOW - 11), true),
+        (&[DATE, ("age", "2")], Some(BACKEND_NOW), true),
+        (&[DATE, ("age", "2")], Some(BACKEND_NOW + 7), true),
+        (&[DATE, ("age", "soon")], Some(BACKEND_NOW), false),
+        (&[], Some(NOW - 500), false),
+        (&[DATE], None, false),
+        // There is no age by the backend's clock, but the token was in a cache.
+        (&[DATE, ("age", "2")], None, true),
+        (&[("age", "2")], Some(NOW), true),
+    ] {
+        let source = answering(200, headers, token(&serde_json::json!({"iat": iat, "exp": BACKEND_NOW + 60})));
+        let token = source.token(request_now()).await.unwrap();
+        assert_eq!(token.is_out_of_cache(), cached, "{headers:?} {iat:?}");
+    }
+    // Such a token is not taken for younger than it is.
+    for (iat, age) in [(NOW - 500, 500), (NOW - 1, 30), (NOW + 500, 30)] {
+        let source = answering(200, &[("age", "30")], token(&serde_json::json!({"iat": iat, "exp": NOW + 60})));
+        assert_eq!(source.token(request_now()).await.unwrap().age(), Some(secs(age)), "{iat}");
+    }
+}
+
+#[tokio::test]
+async fn g2_remote_measures_retry_after_from_the_date_of_the_response() {
+    const RETRY: (&str, &str) = ("retry-after", "Fri, 15 Jan 2027 08:02:30 GMT");
+    for (headers, delay) in [
+        (&[DATE, RETRY][..], 30),
+        (&[DATE, RETRY, ("age", "10")], 20),
+        // Only the time of the request is known.
+        (&[RETRY], 150),
+        (&[DATE, DATE, RETRY], 150),
+        (&[DATE, ("retry-after", "Fri, 15 Jan 2027 08:01:00 GMT")], 0),
+        (&[DATE, ("retry-after", "7")], 7),
+    ] {
+        for status in [408, 429, 503] {
+            let error = answering(status, headers, String::new()).token(request_now()).await.unwrap_err();
+            assert_eq!(error.retry_after(), Some(secs(delay)), "{status} {headers:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn remote_a_connection_that_breaks_is_transient() {
     let half = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{{\"token\":\"{}", good_token());

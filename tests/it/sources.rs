@@ -1,5 +1,7 @@
-//! Rules G1–G3: what a source may do to the layer, and what the signer signs.
+//! Rules G1–G3: what a source may do to the layer, and what the signer signs. Rules D1 and D5, as far as they are the
+//! signer's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -322,4 +324,115 @@ async fn g1_shared_and_boxed_sources_are_sources() {
         assert!(send(&service(&layer, &Recorder::new()), try_on("image-1")).await.is_ok());
     }
     assert_eq!(source.calls(), 2);
+}
+
+#[tokio::test]
+async fn d1_signer_sets_age_to_time_since_iat() {
+    let clock = ManualClock::default();
+    let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
+    let request = TokenRequest::new(params("image-1"), clock.now());
+    let age = async |signer: &JwtSigner, request: TokenRequest| {
+        let token = signer.token(request.clone()).await.unwrap();
+        assert!(!token.is_out_of_cache());
+        assert_eq!(token.issued_at().unwrap() + token.age().unwrap(), request.now());
+        token.age().unwrap()
+    };
+    assert_eq!(age(&signer, request.clone()).await, secs(5));
+    assert_eq!(age(&signer, request.clone().with_force_refresh()).await, secs(6));
+    assert_eq!(age(&signer, request.clone().with_force_refresh()).await, secs(7));
+    let signer = signer.backdate(secs(60));
+    assert_eq!(age(&signer, request.with_force_refresh()).await, secs(61));
+
+    // `iat` is a whole second, so it lacks the fraction too.
+    let fraction = std::time::Duration::from_millis(900);
+    let request = TokenRequest::new(params("image-1"), clock.now() + fraction);
+    assert_eq!(age(&signer, request).await, secs(60) + fraction);
+}
+
+#[tokio::test]
+async fn d5_signer_never_makes_same_token_twice_when_forced() {
+    let clock = ManualClock::default();
+    let now = seconds(clock.now());
+    let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
+    let request = TokenRequest::new(params("image-1"), clock.now());
+    let mut tokens = HashSet::new();
+    let unforced = signer.token(request.clone()).await.unwrap();
+    tokens.insert(unforced.expose().to_owned());
+    for number in 1..=100 {
+        // A clone shares the count.
+        let token = signer.clone().token(request.clone().with_force_refresh()).await.unwrap();
+        let claims = claims(token.expose());
+        assert_eq!((claims["iat"].as_u64(), claims["exp"].as_u64()), (Some(now - 5 - number), Some(now + 60)));
+        assert!(tokens.insert(token.expose().to_owned()), "{number}");
+    }
+    // Tokens that are not forced stay the same.
+    assert_eq!(signer.token(request.clone()).await.unwrap().expose(), unforced.expose());
+
+    // The partition is not signed.
+    for partition in ["alice", "bob"] {
+        let params = params("image-1").with_partition(partition);
+        let request = TokenRequest::new(params, clock.now()).with_force_refresh();
+        assert!(tokens.insert(signer.token(request).await.unwrap().expose().to_owned()), "{partition}");
+    }
+    // The next second begins anew, and the previous one is remembered.
+    let next = TokenRequest::new(params("image-1"), clock.now() + secs(1)).with_force_refresh();
+    assert_eq!(signed(&signer, next).await.unwrap()["iat"], now + 1 - 6);
+    assert!(tokens.insert(signer.token(request.with_force_refresh()).await.unwrap().expose().to_owned()));
+}
+
+#[tokio::test]
+async fn d5_signer_counts_forced_tokens_of_each_key_apart() {
+    let clock = ManualClock::default();
+    let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
+    let forced = async |image: &str| {
+        let request = TokenRequest::new(params(image), clock.now()).with_force_refresh();
+        signed(&signer, request).await.unwrap()["iat"].as_u64().unwrap()
+    };
+    for _ in 0..100 {
+        forced("image-1").await;
+    }
+    // A few keys may share the counter of another one.
+    let mut not_affected = 0;
+    for key in 0..20 {
+        not_affected += usize::from(forced(&format!("other-{key}")).await == seconds(clock.now()) - 6);
+    }
+    assert!(not_affected > 10, "{not_affected}");
+}
+
+#[test]
+fn d5_signer_makes_distinct_forced_tokens_on_several_threads() {
+    let clock = ManualClock::default();
+    let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
+    let mut tokens: Vec<String> = std::thread::scope(|scope| {
+        let threads = (0..4_u64).map(|thread| {
+            let (signer, clock) = (signer.clone(), clock.clone());
+            scope.spawn(move || {
+                let forced = (0..100).map(|number| {
+                    // The threads read the clock at the end of one second and at the beginning of the next.
+                    let now = clock.now() + secs((thread + number / 7) % 2);
+                    let request = TokenRequest::new(params("image-1"), now).with_force_refresh();
+                    futures::executor::block_on(signer.token(request)).unwrap().expose().to_owned()
+                });
+                forced.collect::<Vec<_>>()
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 400);
+}
+
+#[tokio::test]
+async fn d5_signer_counts_forced_tokens_through_rotations() {
+    let signer = JwtSigner::hs256("issuer-1", "old").unwrap();
+    let request = TokenRequest::new(params("image-1"), ManualClock::default().now()).with_force_refresh();
+    let mut tokens = HashSet::new();
+    for secret in ["old", "new", "old", "new", "old"] {
+        signer.rotate("issuer-1", secret).unwrap();
+        for _ in 0..3 {
+            let token = signer.token(request.clone()).await.unwrap();
+            assert!(tokens.insert(token.expose().to_owned()), "{secret}");
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! Reads the backend's response to a [`RemoteTokenSource`](super::RemoteTokenSource): a token or an error. Errors never
 //! contain any part of the response's body.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
@@ -11,7 +10,13 @@ use crate::error::{BoxError, TokenError, TokenErrorKind};
 use crate::jwt::Jwt;
 use crate::params::json::Text;
 use crate::request::body::ReadError;
-use crate::request::headers::parse_retry_after;
+use crate::request::headers::{origin_date, retry_after, time_in_caches};
+
+/// Time in HTTP caches above which a token counts as cached (rule E2).
+const MAX_TIME_IN_CACHES: Duration = Duration::from_secs(1);
+
+/// Age above which a token must come from a cache of the backend (rule E2).
+const MAX_NEW_AGE: Duration = Duration::from_secs(10);
 
 /// Returns an error unless the status is a success.
 pub(super) fn check(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<(), TokenError> {
@@ -32,7 +37,7 @@ pub(super) fn check(status: StatusCode, headers: &HeaderMap, now: SystemTime) ->
 
 fn busy(cause: String, headers: &HeaderMap, now: SystemTime) -> TokenError {
     let error = TokenError::transient(cause);
-    match headers.get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?, now)) {
+    match retry_after(headers, now) {
         Some(delay) => error.with_retry_after(delay),
         None => error,
     }
@@ -65,6 +70,25 @@ pub(super) fn token(body: &[u8]) -> Result<Jwt, TokenError> {
             Ok(TokenResponse { token: Some(Text(token)) }) => Ok(Jwt::parse(token)?),
         },
         _ => Ok(Jwt::parse(text)?),
+    }
+}
+
+/// Sets the token's age by the backend's clock (rule D1), and marks it if it came out of a cache (rule E2).
+///
+/// The age is unknown if the token has no `iat`, or if the response has no `Date` or an unreadable `Age`.
+pub(super) fn with_age(token: Jwt, headers: &HeaderMap, now: SystemTime) -> Jwt {
+    let Some(in_caches) = time_in_caches(headers) else { return token };
+    let age_at = |time: SystemTime| Some(time.duration_since(token.issued_at()?).unwrap_or_default());
+    let is_cached = in_caches > MAX_TIME_IN_CACHES;
+    match origin_date(headers).and_then(age_at) {
+        Some(age) if is_cached || age > MAX_NEW_AGE => token.out_of_cache(age + in_caches),
+        Some(age) => token.with_age(age + in_caches),
+        // The mark needs an age. This one is the best guess, and at least what the caches say.
+        None if is_cached => {
+            let age = age_at(now).unwrap_or_default().max(in_caches);
+            token.out_of_cache(age)
+        }
+        None => token,
     }
 }
 
