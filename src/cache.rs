@@ -37,7 +37,7 @@ use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use self::clock::ClockReading;
 use self::entry::{Entry, Freshness};
@@ -112,13 +112,15 @@ pub(crate) struct ResolvedToken {
     origin: TokenOrigin,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TokenOrigin {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenOrigin {
     Cache,
     /// Fetched for this request.
     Fetch,
     /// Fetched for this request, and expired when it arrived (rule D4).
     ExpiredFetch,
+    /// Fetched for this request, and known to be rejected when it arrived (rule D5).
+    RejectedFetch,
     /// A token that was rejected before, since it is too early to fetch another (rule E5).
     Stopgap,
 }
@@ -128,13 +130,17 @@ impl ResolvedToken {
         Self { at: entry.made.later(now), entry, origin }
     }
 
+    fn fetched(entry: Arc<Entry>, origin: TokenOrigin) -> Self {
+        Self { at: entry.made, entry, origin }
+    }
+
     pub(crate) fn jwt(&self) -> &Jwt {
         self.entry.jwt()
     }
 
-    /// Returns whether another request may be answered differently than the one that carried `rejected`.
+    /// Returns whether a request with this token may be answered differently than the one that carried `rejected`.
     pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
-        self.origin != TokenOrigin::Stopgap && !self.jwt().same_as(rejected.jwt())
+        !matches!(self.origin, TokenOrigin::Stopgap | TokenOrigin::RejectedFetch) && !self.jwt().same_as(rejected.jwt())
     }
 
     #[cfg(tower_aiuta_auth_model)]
@@ -208,12 +214,15 @@ impl TokenCache {
         let fetches = {
             let mut in_flight = lock(&state.in_flight);
             state.rejections.reset_all();
-            let mut longest = Duration::ZERO;
-            for (params, entry) in state.store.iter() {
-                state.rejections.invalidate(&params, &entry);
+            let mut longest = in_flight.forced_until.and_then(|pause| pause.left(now)).unwrap_or_default();
+            for (number, (params, entry)) in state.store.iter().enumerate() {
+                if number < rejection::MAX_KEYS {
+                    state.rejections.invalidate(&params, &entry);
+                }
                 longest = longest.max(entry.usable_left(now));
             }
-            // More keys than the rejections remember: until the tokens would have expired, every fetch is a forced one.
+            // There may be more keys than the rejections remember. So every fetch is a forced one until the tokens would
+            // have expired.
             in_flight.forced_until = Some(Pause::new(longest, now));
             state.store.clear();
             in_flight.remove_all()
@@ -303,16 +312,10 @@ impl TokenCache {
             }
         };
         match waiting.fetch().outcome() {
-            Some(Outcome::Token(entry)) => Lookup::ready(Ok(self.fetched(entry))),
+            Some(Outcome::Token(entry, origin)) => Lookup::ready(Ok(ResolvedToken::fetched(entry, origin))),
             Some(Outcome::Failed(error)) => Lookup::ready(Err(error)),
             Some(Outcome::Cancelled) | None => Lookup::Waiting(waiting),
         }
-    }
-
-    fn fetched(&self, entry: Arc<Entry>) -> ResolvedToken {
-        let is_expired = entry.is_expired(self.state.clock.raw());
-        let origin = if is_expired { TokenOrigin::ExpiredFetch } else { TokenOrigin::Fetch };
-        ResolvedToken { at: entry.made, entry, origin }
     }
 
     /// Starts the refresh of a token that can still be used, if this caller is the one to do so (rule D2).
@@ -349,15 +352,15 @@ impl TokenCache {
         token.entry.is_on_trial() || token.origin == TokenOrigin::Stopgap || self.state.clock.is_corrected()
     }
 
-    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). `offset` is one that was to
-    /// be tried: if the token was made by it, it has helped, and is adopted (rule H1).
-    pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, offset: Option<Offset>) {
+    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). If an offset was to be tried
+    /// with it, the one that it was made by has helped, and is adopted (rule H1).
+    pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, tried_offset: bool) {
         if token.entry.end_trial() || token.origin == TokenOrigin::Stopgap {
             let _in_flight = lock(&self.state.in_flight);
             self.state.rejections.reset(params);
         }
-        if let Some(offset) = offset.filter(|offset| token.entry.made.is_by(*offset)) {
-            self.state.clock.adopt(offset);
+        if tried_offset {
+            self.state.clock.adopt(token.entry.made.offset());
         }
     }
 
@@ -405,7 +408,7 @@ impl TokenCache {
             match state.store.get(params) {
                 Some(entry) if is_rejected(&entry) => drop(state.store.remove(params)),
                 // A newer one stays.
-                Some(_) => return,
+                Some(_) => return rejections.remember(params, &token.entry),
                 None => {
                     let replacing = in_flight.get(params).filter(|fetch| fetch.reason == FetchReason::Rejected);
                     match replacing.and_then(|fetch| fetch.replaces.as_ref()) {

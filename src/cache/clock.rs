@@ -80,8 +80,8 @@ impl ClockReading {
         self.offset.add_to(self.raw)
     }
 
-    pub(crate) fn is_by(self, offset: Offset) -> bool {
-        self.offset == offset
+    pub(crate) fn offset(self) -> Offset {
+        self.offset
     }
 
     /// A later moment, corrected as this one.
@@ -136,7 +136,10 @@ impl CorrectedClock {
     /// Puts an offset in force that has helped.
     pub(crate) fn adopt(&self, offset: Offset) {
         let (now, current) = (self.raw(), self.adopted.load());
-        if current.in_force(now) != offset && self.adopted.replace(current, offset, now) {
+        let in_force = current.in_force(now);
+        // One that has lapsed is cleared as well.
+        let is_stale = in_force != offset || (offset == Offset::NONE && current.0 != 0);
+        if is_stale && self.adopted.replace(current, offset, now) && in_force != offset {
             trace::clock_offset_adopted(offset.0 / 1000);
         }
     }

@@ -35,27 +35,29 @@ struct Inner {
 }
 
 impl Cooldowns {
-    /// Begins a pause if `cause` asks for one. Returns its length.
+    /// Begins a pause if `cause` asks for one, unless a longer one runs. Returns its length.
     pub(crate) fn begin(&self, partition: Option<&str>, now: SystemTime, cause: &Arc<TokenError>) -> Option<Duration> {
         let length = cause.retry_after()?.min(MAX_PAUSE);
         let cooldown = Cooldown { pause: Pause::new(length, now), cause: Arc::clone(cause) };
         // Dropped after the lock: the destructor of a cause is foreign code.
-        let mut over = Vec::new();
+        let mut over: Vec<Option<Cooldown>> = Vec::new();
         let mut inner = lock(&self.inner);
         match partition {
-            None => over.extend(inner.everyone.replace(cooldown)),
+            None => over.push(keep_longer(&mut inner.everyone, cooldown, now)),
             Some(partition) => {
                 let partitions = &mut inner.partitions;
                 if partitions.len() >= MAX_PARTITIONS && !partitions.contains_key(partition) {
                     let is_over = |_: &String, cooldown: &mut Cooldown| cooldown.pause.left(now).is_none();
-                    over.extend(partitions.extract_if(is_over).map(|(_, cooldown)| cooldown));
+                    over.extend(partitions.extract_if(is_over).map(|(_, cooldown)| Some(cooldown)));
                     if partitions.len() >= MAX_PARTITIONS {
                         let first = partitions.iter().min_by_key(|(_, cooldown)| cooldown.pause.left(now));
                         let first = first.map(|(name, _)| name.clone());
-                        over.extend(first.and_then(|name| partitions.remove(&name)));
+                        over.push(first.and_then(|name| partitions.remove(&name)));
                     }
                 }
-                over.extend(partitions.insert(partition.to_owned(), cooldown));
+                let mut current = partitions.remove(partition);
+                over.push(keep_longer(&mut current, cooldown, now));
+                partitions.extend(current.map(|cooldown| (partition.to_owned(), cooldown)));
             }
         }
         Some(length)
@@ -75,4 +77,10 @@ impl Cooldowns {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the one that is not kept.
+fn keep_longer(current: &mut Option<Cooldown>, new: Cooldown, now: SystemTime) -> Option<Cooldown> {
+    let left = |cooldown: &Cooldown| cooldown.pause.left(now);
+    if current.as_ref().is_some_and(|current| left(current) > left(&new)) { Some(new) } else { current.replace(new) }
 }

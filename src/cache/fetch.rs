@@ -13,7 +13,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
+use std::time::SystemTime;
 
+use super::TokenOrigin;
 use super::clock::ClockReading;
 use super::entry::Entry;
 use super::runtime::{Deadline, HomeRuntime};
@@ -28,7 +30,7 @@ use crate::trace;
 /// How a fetch ended.
 #[derive(Clone)]
 pub(crate) enum Outcome {
-    Token(Arc<Entry>),
+    Token(Arc<Entry>, TokenOrigin),
     Failed(AuthError),
     /// Without a result: its runtime was shut down, or nobody needed it any more. A waiter starts another.
     Cancelled,
@@ -38,7 +40,7 @@ pub(crate) enum Outcome {
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Token(_) => f.write_str("Token"),
+            Self::Token(..) => f.write_str("Token"),
             Self::Failed(error) => write!(f, "Failed({:?})", error.kind()),
             Self::Cancelled => f.write_str("Cancelled"),
         }
@@ -55,8 +57,8 @@ pub(crate) struct Fetch {
     pub(crate) replaces: Option<Arc<Entry>>,
     pub(crate) started: ClockReading,
     pub(crate) deadline: Deadline,
-    /// Whether the source was asked a second time, since the first token arrived expired (rule D4).
-    asked_again: AtomicBool,
+    /// When the source was asked a second time, since the first token could not be used (rule D4).
+    second_call: OnceLock<ClockReading>,
     /// Opened at the first poll, which never happens under a lock: a subscriber is foreign code.
     span: OnceLock<trace::FetchSpan>,
     pub(crate) runtime: HomeRuntime,
@@ -79,7 +81,7 @@ impl Fetch {
             replaces,
             started,
             deadline,
-            asked_again: AtomicBool::new(false),
+            second_call: OnceLock::new(),
             span: OnceLock::new(),
             runtime: HomeRuntime::default(),
             call: SharedCall::new(call),
@@ -106,12 +108,18 @@ impl Fetch {
         })
     }
 
-    /// Claims the second question to the source. Returns true once.
-    pub(crate) fn claim_second_call(&self) -> bool {
-        !self.asked_again.swap(true, Ordering::Relaxed)
+    /// When the call of the source started that is running, or was the last.
+    pub(crate) fn call_started(&self) -> ClockReading {
+        self.second_call.get().copied().unwrap_or(self.started)
     }
 
-    /// Goes on with another call of the source. To be polled next.
+    /// Claims the second call of the source, which starts at `now`. Returns its reading of the clock, once.
+    pub(crate) fn claim_second_call(&self, now: SystemTime) -> Option<ClockReading> {
+        let at = self.started.later(now);
+        self.second_call.set(at).ok().map(|()| at)
+    }
+
+    /// Goes on with the second call. To be polled next.
     pub(crate) fn restart(&self, call: SourceCall) {
         self.call.restart(call);
     }

@@ -15,7 +15,7 @@ use crate::params::AuthParams;
 
 /// Number of keys that are remembered. Beyond it, the key that was seen longest ago is asked for as if nothing had been
 /// rejected.
-const MAX_KEYS: usize = 1024;
+pub(super) const MAX_KEYS: usize = 1024;
 
 /// Number of tokens that are remembered for a key.
 const MAX_TOKENS: usize = 4;
@@ -50,6 +50,11 @@ impl Rejected {
     /// The token that requests carry while no other one is fetched.
     pub(crate) fn stopgap(&self, now: SystemTime) -> Option<&Arc<Entry>> {
         self.pending().filter(|_| self.pause.is_some_and(|pause| pause.left(now).is_some()))
+    }
+
+    /// Whether a rejection was not followed by a success yet.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
     pub(crate) fn contains(&self, jwt: &Jwt) -> bool {

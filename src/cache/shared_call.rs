@@ -15,7 +15,6 @@
 //! This module knows neither tokens nor keys, and runs no foreign code under its lock: not the call, not its
 //! destructor, and no waker's clone, wake or drop.
 
-use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -147,7 +146,7 @@ impl<R, T: Clone> SharedCall<R, T> {
         state.call = Some(call);
         let wakers = if state.woken { state.waiters.take_drivers() } else { Vec::new() };
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     pub(crate) fn wake_drivers(&self) {
@@ -155,7 +154,7 @@ impl<R, T: Clone> SharedCall<R, T> {
         state.woken = true;
         let wakers = state.waiters.take_drivers();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// Sets the outcome, unless there is one. `before_wake` gets the number of waiters that there ever were, and runs
@@ -170,9 +169,9 @@ impl<R, T: Clone> SharedCall<R, T> {
         state.outcome = Some(outcome);
         let (call, waited, wakers) = (state.call.take(), state.waited, state.waiters.take_all());
         drop(state);
-        before_wake(waited);
+        quietly(|| before_wake(waited));
         drop_quietly(call);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// Notes that only waiters need the outcome from now on. Returns whether there is none.
@@ -221,7 +220,7 @@ impl<R, T: Clone> SharedCall<R, T> {
         }
         let remaining = match (state.waiting, state.detached, state.has_driver) {
             (0, true, _) => Remaining::Unwanted,
-            (0, false, false) => Remaining::Abandoned,
+            (0, false, false) if state.outcome.is_none() => Remaining::Abandoned,
             _ => Remaining::InUse,
         };
         drop(state);
@@ -279,10 +278,22 @@ impl Waiters {
     }
 }
 
-/// Drops a foreign value, whose destructor may panic, and so may the destructor of that panic's payload.
+/// Wakes everyone, also if one of the wakers panics.
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        quietly(|| waker.wake());
+    }
+}
+
+/// Drops a foreign value, whose destructor may panic.
 fn drop_quietly<V>(value: V) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        let second: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        std::mem::forget(second);
+    quietly(|| drop(value));
+}
+
+/// Runs foreign code that may panic where that would lose wake-ups. The panic hook has told of it.
+fn quietly(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        // The destructor of a panic's payload may panic as well. The payload of that one is leaked.
+        std::mem::forget(catch_unwind(AssertUnwindSafe(|| drop(payload))));
     }
 }

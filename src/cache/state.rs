@@ -11,11 +11,11 @@ use super::clock::{ClockReading, CorrectedClock};
 use super::cooldown::Cooldowns;
 use super::entry::{Entry, ExpiryPolicy};
 use super::fetch::{Fetch, FetchCounter, Outcome};
-use super::lock;
 use super::rejection::Rejections;
 use super::runtime::{Deadline, Pause};
 use super::stats::Counters;
 use super::store::{Map, Store, store};
+use super::{TokenOrigin, lock};
 use crate::clock::Clock;
 use crate::error::{AuthError, AuthErrorKind};
 use crate::jwt::Jwt;
@@ -163,13 +163,15 @@ impl CacheState {
 
     /// Polls the source's call, and completes the fetch if it is ready.
     pub(super) fn drive(&self, fetch: &Arc<Fetch>) {
+        let _cancel = CancelOnPanic { state: self, fetch };
         while let Poll::Ready(result) = fetch.poll() {
             let now = self.clock.raw();
             match result {
                 Ok(jwt) => {
                     let entry = self.entry(fetch, jwt);
-                    if self.is_usable(fetch, &entry, now) || !self.ask_again(fetch, &entry, now) {
-                        return self.complete(fetch, entry, now);
+                    let origin = self.judge(fetch, &entry, now);
+                    if origin == TokenOrigin::Fetch || !self.ask_again(fetch, &entry, now) {
+                        return self.complete(fetch, entry, origin, now);
                     }
                 }
                 Err(error) => {
@@ -184,16 +186,23 @@ impl CacheState {
     }
 
     fn entry(&self, fetch: &Fetch, jwt: Jwt) -> Arc<Entry> {
-        let on_trial = fetch.reason == FetchReason::Rejected;
-        Arc::new(Entry::new(jwt, fetch.started, on_trial, &self.expiry, fetch.params.keyed_hash()))
+        let has_failed = || self.rejections.get(&fetch.params).is_some_and(|rejected| rejected.has_failed());
+        let on_trial = fetch.reason == FetchReason::Rejected || has_failed();
+        Arc::new(Entry::new(jwt, fetch.call_started(), on_trial, &self.expiry, fetch.params.keyed_hash()))
     }
 
-    /// Returns whether a new token can be cached: it has not expired, and is not one that was to be replaced (rules D4,
-    /// D5).
-    fn is_usable(&self, fetch: &Fetch, entry: &Entry, now: SystemTime) -> bool {
+    /// Returns [`TokenOrigin::Fetch`] for a new token that can be cached: it has not expired, and is not one that was
+    /// rejected or was to be replaced (rules D4, D5).
+    fn judge(&self, fetch: &Fetch, entry: &Entry, now: SystemTime) -> TokenOrigin {
         let replaces_it = fetch.replaces.as_ref().is_some_and(|old| old.jwt().same_as(entry.jwt()));
         let was_rejected = || self.rejections.get(&fetch.params).is_some_and(|rejected| rejected.contains(entry.jwt()));
-        !replaces_it && !entry.is_expired(now) && !was_rejected()
+        if replaces_it || was_rejected() {
+            TokenOrigin::RejectedFetch
+        } else if entry.is_expired(now) {
+            TokenOrigin::ExpiredFetch
+        } else {
+            TokenOrigin::Fetch
+        }
     }
 
     /// Asks the source a second time, within the same fetch, if it returned a token that can't be used at a miss (rule
@@ -204,11 +213,10 @@ impl CacheState {
         if fetch.reason == FetchReason::RefreshAhead || was_in_vain() || !is_current() {
             return false;
         }
-        if !fetch.claim_second_call() {
+        let Some(at) = fetch.claim_second_call(now) else {
             self.expired_twice.insert(fetch.params.clone(), Pause::new(ASK_ONCE, now));
             return false;
-        }
-        let at = fetch.started.later(now);
+        };
         let request = self.request(&fetch.params, at, fetch.reason, fetch.deadline, Some(entry.jwt()), true);
         self.counters.fetches.add();
         fetch.restart(self.source.call(request));
@@ -216,27 +224,29 @@ impl CacheState {
     }
 
     /// Ends a fetch whose source returned a token.
-    fn complete(&self, fetch: &Arc<Fetch>, entry: Arc<Entry>, now: SystemTime) {
-        let mut admitted = None;
-        self.remove_if_current(fetch, || admitted = Some(self.admit(fetch, &entry, now)));
-        fetch.finish(Outcome::Token(entry), || {
-            if admitted == Some(false) {
+    fn complete(&self, fetch: &Arc<Fetch>, entry: Arc<Entry>, mut origin: TokenOrigin, now: SystemTime) {
+        let mut is_current = false;
+        self.remove_if_current(fetch, || {
+            is_current = true;
+            // The token may have been rejected meanwhile.
+            origin = self.judge(fetch, &entry, now);
+            self.admit(fetch, &entry, origin, now);
+        });
+        fetch.finish(Outcome::Token(entry, origin), || {
+            if is_current && origin != TokenOrigin::Fetch {
                 note_failed_refresh(fetch, None, None, now);
             }
         });
     }
 
-    /// Puts a new token into the cache. Returns false, and does not, if it can't be used.
-    fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, now: SystemTime) -> bool {
-        if !self.is_usable(fetch, entry, now) {
-            if fetch.reason == FetchReason::Rejected {
-                self.rejections.fetch_failed(&fetch.params, now);
-            }
-            return false;
+    /// Puts a new token into the cache, if it can be used.
+    fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, origin: TokenOrigin, now: SystemTime) {
+        if origin == TokenOrigin::Fetch {
+            self.rejections.replaced(&fetch.params);
+            self.store.insert(fetch.params.clone(), Arc::clone(entry));
+        } else if fetch.reason == FetchReason::Rejected {
+            self.rejections.fetch_failed(&fetch.params, now);
         }
-        self.rejections.replaced(&fetch.params);
-        self.store.insert(fetch.params.clone(), Arc::clone(entry));
-        true
     }
 
     /// Ends a fetch that has taken too long (rule C6).
@@ -247,7 +257,7 @@ impl CacheState {
     /// Ends a fetch that missed its deadline. If its own timer should have ended it, nobody drives its runtime, and
     /// whoever awaits it elsewhere starts another one (rule C4).
     pub(super) fn abandon(&self, fetch: &Arc<Fetch>) {
-        if !fetch.deadline.has_timer() {
+        if !fetch.deadline.has_timer() || fetch.runtime.is_current() {
             return self.time_out(fetch);
         }
         let now = self.clock.raw();
@@ -289,6 +299,22 @@ impl CacheState {
             if fetch.deadline.is_missed(now) { self.abandon(&fetch) } else { fetch.cancel() }
         }
         self.counter.running() < self.max_concurrent_fetches
+    }
+}
+
+/// Ends a fetch whose call was taken out by a driver that panicked before it could complete the fetch, as in a
+/// subscriber or a clock (rule G1).
+struct CancelOnPanic<'a> {
+    state: &'a CacheState,
+    fetch: &'a Arc<Fetch>,
+}
+
+impl Drop for CancelOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.state.remove_if_current(self.fetch, || {});
+            self.fetch.cancel();
+        }
     }
 }
 

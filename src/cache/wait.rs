@@ -72,7 +72,7 @@ impl Future for FetchFuture {
         let this = &mut *self;
         loop {
             match ready!(this.poll_outcome(cx)) {
-                Outcome::Token(entry) => return Poll::Ready(Ok(this.cache.fetched(entry))),
+                Outcome::Token(entry, origin) => return Poll::Ready(Ok(ResolvedToken::fetched(entry, origin))),
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 Outcome::Cancelled if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
                 Outcome::Cancelled => {

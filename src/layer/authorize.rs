@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use super::config::JwtScheme;
-use crate::cache::{FetchFuture, Lookup, Offset, ResolvedToken, is_on_runtime};
+use crate::cache::{FetchFuture, Lookup, ResolvedToken, is_on_runtime};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
 use crate::request::access::NoReplay;
@@ -148,7 +148,7 @@ impl Authorize {
             params,
             token,
             copy,
-            tried_offset: None,
+            tried_offset: false,
             renewed: false,
             is_replay: false,
         }))
@@ -175,8 +175,8 @@ pub(crate) struct Authorized {
     token: ResolvedToken,
     /// The same request without a token, if it may be sent again.
     copy: Option<Box<Request<Bytes>>>,
-    /// The offset that the token was to be made by, if the one before was made by a wrong clock.
-    tried_offset: Option<Offset>,
+    /// Whether the token was to be made by another offset of the clock than the one before.
+    tried_offset: bool,
     /// Whether the token has replaced one that expired before it was sent.
     renewed: bool,
     is_replay: bool,
@@ -225,7 +225,7 @@ impl Authorized {
     pub(crate) fn on_response<R>(&mut self, response: &Response<R>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if response.status() != StatusCode::UNAUTHORIZED {
-            if self.tried_offset.is_some() || cache.is_watching(&self.token) {
+            if self.tried_offset || cache.is_watching(&self.token) {
                 self.on_other_response(response);
             }
             return None;
@@ -236,7 +236,7 @@ impl Authorized {
         }
         let replacement = cache.on_rejected(&self.params, &self.token, date)?;
         self.copy.as_ref()?;
-        self.tried_offset = replacement.offset;
+        self.tried_offset = replacement.offset.is_some();
         Some(cache.replace(&self.params, replacement))
     }
 

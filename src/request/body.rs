@@ -91,6 +91,10 @@ impl RequestBody for Full<Bytes> {
         Self::new(bytes)
     }
 
+    fn is_buffered(&self) -> bool {
+        true
+    }
+
     fn try_clone(&self) -> Option<Self> {
         Some(self.clone())
     }
