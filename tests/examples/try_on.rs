@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tower_aiuta_auth::testing::{Credential, FakeAiuta, FakeServer, Recorded};
 
-use crate::runner;
+use crate::{loopback, runner};
 
 const PHOTO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/try_on/photo.png");
 
@@ -175,11 +175,9 @@ fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
     }
 }
 
-#[test]
-fn a_host_that_is_not_there_fails_the_run() {
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let origin = format!("http://127.0.0.1:{port}");
+#[tokio::test]
+async fn a_host_that_is_not_there_fails_the_run() {
+    let (_socket, origin) = loopback::refusing();
     let run = run(example().env("AIUTA_ORIGIN", &origin).env("AIUTA_API_KEY", FakeAiuta::API_KEY));
     assert_failed(&run, &["could not upload the photo", &origin, "refused", "Check AIUTA_ORIGIN and the network"]);
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tower::Service;
 
 pub type Http = Client<HttpConnector, Full<Bytes>>;
@@ -73,6 +73,15 @@ pub async fn send_raw(origin: &str, request: &[u8]) -> (String, String) {
         assert_ne!(read, 0, "cut off after {text}");
         received.extend_from_slice(&chunk[..read]);
     }
+}
+
+/// An origin that refuses connections for as long as the socket is kept: the port is bound, and nothing listens. A port that
+/// was only free a moment ago may belong to another test by now.
+pub fn refusing() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let origin = format!("http://{}", socket.local_addr().unwrap());
+    (socket, origin)
 }
 
 async fn bind() -> (TcpListener, String) {

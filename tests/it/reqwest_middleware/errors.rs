@@ -59,7 +59,7 @@ async fn f3_reqwest_a_source_s_error_is_the_cause() {
 
 #[tokio::test]
 async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
-    let gone = FakeAiuta::new().serve().await.unwrap().origin().to_owned();
+    let (_socket, gone) = loopback::refusing();
     let layer = jwt(Source::new()).origins([gone.as_str()]).build().unwrap();
     // Of each kind: one with a token, one with the subscription id, one without.
     for url in [format!("{gone}/v1/x"), format!("{gone}{MODELS}"), "http://127.0.0.1:1/".to_owned()] {
