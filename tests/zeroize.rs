@@ -103,7 +103,7 @@ fn watch(secret: &[u8]) -> usize {
 /// A source whose n-th token has the n-th of these secrets; the last one again and again.
 fn source_of(secrets: &[&'static Secret]) -> Source {
     let secrets = secrets.to_vec();
-    Source::with(move |number, _| {
+    Source::from_fn(move |number, _| {
         let secret = secrets[(number - 1).min(secrets.len() - 1)];
         async move { Ok(Jwt::parse(secret.token())?) }
     })
@@ -220,7 +220,7 @@ async fn a4_tokens_that_are_sent_are_wiped() {
 
     let gate = Gate::closed();
     let behind = gate.clone();
-    let source = Source::with(move |_, _| {
+    let source = Source::from_fn(move |_, _| {
         let gate = behind.clone();
         async move {
             gate.pass().await;
@@ -242,7 +242,7 @@ async fn a4_tokens_that_are_sent_are_wiped() {
 async fn a4_tokens_that_are_refused_and_replayed_are_wiped() {
     let (first, second) = (leak("f1rst-t0ken-01234567"), leak("s3cond-t0ken-01234567"));
     let layer = jwt(source_of(&[first, second])).build().unwrap();
-    let inner = Recorder::answering(|seen| match seen.token().contains("f1rst") && seen.header("x-late") == "yes" {
+    let inner = Recorder::with_status(|seen| match seen.token().contains("f1rst") && seen.header("x-late") == "yes" {
         true => http::StatusCode::UNAUTHORIZED,
         false => http::StatusCode::OK,
     });

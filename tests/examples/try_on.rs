@@ -177,7 +177,7 @@ fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
 
 #[tokio::test]
 async fn a_host_that_is_not_there_fails_the_run() {
-    let (_socket, origin) = loopback::refusing();
+    let (_socket, origin) = loopback::refusing_origin();
     let run = run(example().env("AIUTA_ORIGIN", &origin).env("AIUTA_API_KEY", FakeAiuta::API_KEY));
     assert_failed(&run, &["could not upload the photo", &origin, "refused", "Check AIUTA_ORIGIN and the network"]);
 }

@@ -66,7 +66,7 @@ impl Pair {
         let ours = off_by(seconds, &right);
         let aiuta = FakeAiuta::new().with_clock(right.clone());
         let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
-        let source = Source::with(move |number, request| {
+        let source = Source::from_fn(move |number, request| {
             let (signer, held) = (signer.clone(), held.clone().filter(|(_, calls)| number <= *calls));
             async move {
                 if let Some((gate, _)) = held {
@@ -125,7 +125,7 @@ fn answering(status: u16, headers: &[(&str, &str)]) -> Recorder {
         response = response.header(*name, *value);
     }
     let response = response.body(Full::default()).unwrap();
-    Recorder::with(move |_| {
+    Recorder::with_response(move |_| {
         let response = response.clone();
         async move { Ok(response) }
     })
@@ -244,12 +244,12 @@ async fn h1_nothing_is_sent_a_third_time() {
     // The first answer has no date; by the second, to a token that was fetched for the request, it is too late for this one.
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let later = date(&off_by(10 * MINUTES, &clock));
-    let inner = Recorder::with(move |seen| {
+    let inner = Recorder::with_response(move |seen| {
         let mut response = Response::builder();
-        response = match number(seen.token()) {
+        response = match token_number(seen.token()) {
             1 => response.status(401),
             2 => response.status(401).header("date", &later),
             _ => response,

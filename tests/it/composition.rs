@@ -22,7 +22,7 @@ use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody
 use tower_http::follow_redirect::FollowRedirectLayer;
 use transports::*;
 
-use crate::support::servers::{Server, redirecting, with_api_key, with_jwt};
+use crate::support::servers::{Server, api_key_layer, jwt_layer, redirecting};
 use crate::support::*;
 
 const START: &str = "/digital-try-on/v1/sku_images_operations";
@@ -67,7 +67,7 @@ where
 {
     let (aiuta, server, image) = aiuta().await;
     let get = || Request::get(format!("{}{MODELS}", server.origin())).body(B::from_bytes(Bytes::new())).unwrap();
-    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+    for layer in [api_key_layer(&aiuta, &server), jwt_layer(&aiuta, &server)] {
         aiuta.clear_requests();
         let mut client = layer.layer(transport.clone());
         assert_eq!(client.ready().await.unwrap().call(get()).await.unwrap().status(), 200, "{name}");
@@ -93,7 +93,7 @@ async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
 #[tokio::test]
 async fn the_layer_works_directly_on_an_axum_router_in_process() {
     let (aiuta, server, image) = aiuta().await;
-    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+    for layer in [api_key_layer(&aiuta, &server), jwt_layer(&aiuta, &server)] {
         aiuta.clear_requests();
         let client = layer.layer(router(&aiuta));
         for _ in 0..2 {
@@ -114,7 +114,7 @@ async fn each_client_speaks_its_version_of_http() {
         networks().into_iter().zip([Version::HTTP_11, Version::HTTP_2, Version::HTTP_11])
     {
         let (aiuta, server, image) = aiuta().await;
-        let client = with_jwt(&aiuta, &server).layer(transport);
+        let client = jwt_layer(&aiuta, &server).layer(transport);
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!(aiuta.requests().iter().map(|request| request.version).collect::<Vec<_>>(), [version], "{name}");
     }
@@ -146,7 +146,7 @@ async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
         let client = RetryLayer::new(AfterClearing(tokens.clone())).layer(layer.layer(transport));
@@ -161,7 +161,7 @@ async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
         let client = layer.layer(RetryLayer::new(AfterClearing(tokens.clone())).layer(transport));
@@ -176,9 +176,9 @@ async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
 async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_goes_on() {
     for (name, transport) in networks() {
         let home = Recorder::new();
-        let server = Server::of(&home).await;
+        let server = Server::recording(&home).await;
         let gate = Gate::closed();
-        let source = Source::behind(&gate);
+        let source = Source::gated(&gate);
         let layer = jwt(source.clone()).origins([server.origin()]).build().unwrap();
         let client = BoxCloneSyncService::new(
             TimeoutLayer::new(Duration::from_millis(20)).layer(layer.layer(transport.clone())),
@@ -196,7 +196,7 @@ async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_go
 async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
     for (name, transport) in networks() {
         let (aiuta, server, image) = aiuta().await;
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let hold = aiuta.hold();
         let client = BoxCloneSyncService::new(
             layer.layer(TimeoutLayer::new(Duration::from_millis(20)).layer(transport.clone())),
@@ -217,10 +217,10 @@ async fn there_and_back() -> (Server, Recorder, Server, Recorder) {
         let back = back.clone();
         move |_| back.get().cloned()
     });
-    let foreign = Server::of(&abroad).await;
+    let foreign = Server::recording(&abroad).await;
     let there = format!("{}/photo", foreign.origin());
     let home = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
-    let aiuta = Server::of(&home).await;
+    let aiuta = Server::recording(&home).await;
     back.set(format!("{}/back", aiuta.origin())).unwrap();
     (aiuta, home, foreign, abroad)
 }
@@ -237,7 +237,7 @@ async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() 
             let client = FollowRedirectLayer::new().layer(layer.layer(transport.clone()));
             let answer = client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
             assert_eq!(answer.status(), 200, "{name}");
-            let [.., there, back] = &home.seen()[..] else { panic!("{name}: it did not come back") };
+            let [.., there, back] = &home.requests()[..] else { panic!("{name}: it did not come back") };
             assert_eq!((there.uri.path(), back.uri.path()), ("/there", "/back"), "{name}");
             assert_eq!((there.credentials(), back.credentials()), (vec![credential], vec![credential]), "{name}");
             assert_eq!(abroad.last().credentials(), [""; 0], "{name}");
@@ -268,7 +268,7 @@ async fn the_order_in_the_readme_works_over_every_transport() {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap().clone();
         let client: Transport = BoxCloneSyncService::new(
             ServiceBuilder::new()

@@ -214,7 +214,7 @@ async fn from_env_child() {
             }
         }
     }
-    for seen in inner.seen() {
+    for seen in inner.requests() {
         let shown: BTreeMap<_, _> = seen.credentials().into_iter().map(|name| (name, seen.header(name))).collect();
         println!("> {} {} {shown:?}", seen.uri.host().unwrap(), seen.method);
     }

@@ -21,7 +21,7 @@ fn jwt_layer() -> AiutaAuthLayer {
 }
 
 /// What left the layer.
-async fn sent(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> Seen {
+async fn sent(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> SentRequest {
     let inner = Recorder::new();
     send(&service(layer, &inner), request).await.unwrap();
     inner.only()
@@ -44,7 +44,7 @@ fn with_junk(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     request
 }
 
-fn assert_one_credential(seen: &Seen, name: &str) {
+fn assert_one_credential(seen: &SentRequest, name: &str) {
     assert_eq!(seen.credentials(), [name], "{}", seen.uri);
     assert!(!seen.header(name).contains("callers"), "{}", seen.uri);
     assert_eq!(seen.header("x-trace"), "7", "{}", seen.uri);
@@ -67,18 +67,18 @@ async fn a1_one_credential_leaves_and_the_callers_own_are_replaced() {
 
 #[tokio::test]
 async fn a1_a_replay_carries_one_credential_too() {
-    let (source, refused) = (Source::new(), Refused::default());
+    let (source, refused) = (Source::new(), RejectedTokens::default());
     let layer = jwt(source).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
     refused.add(inner.last().token());
     assert_eq!(send(&service, with_junk(try_on("image-1"))).await.unwrap(), 200);
     assert_eq!(inner.count(), 3);
-    for seen in &inner.seen()[1..] {
+    for seen in &inner.requests()[1..] {
         assert_one_credential(seen, "authorization");
     }
-    assert_ne!(inner.seen()[1].token(), inner.seen()[2].token());
+    assert_ne!(inner.requests()[1].token(), inner.requests()[2].token());
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a3_the_rule_sees_method_and_uri() {
 async fn passes(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: StatusCode) {
     let headers = HeaderMap::from_iter([(RETRY_AFTER, "3".parse().unwrap()), (AUTHORIZATION, "odd".parse().unwrap())]);
     let answered = headers.clone();
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let mut response = Response::builder().status(status).body(Full::from("why")).unwrap();
         response.headers_mut().clone_from(&answered);
         async move { Ok(response) }

@@ -14,7 +14,7 @@ use crate::support::*;
 async fn ask(layer: &AiutaAuthLayer) -> u64 {
     let inner = Recorder::new();
     send(&service(layer, &inner), try_on("image-1")).await.unwrap();
-    number(inner.only().token())
+    token_number(inner.only().token())
 }
 
 /// A layer that does not refresh ahead.
@@ -36,8 +36,8 @@ async fn ask_at(layer: &AiutaAuthLayer, clock: &ManualClock, times: &[u64]) -> V
 
 /// A source of tokens with the claims that `claims` makes of the time and the number.
 fn with_claims(claims: impl Fn(u64, usize) -> serde_json::Value + Send + Sync + 'static) -> Source {
-    Source::with(move |number, request| {
-        let mut claims = claims(seconds(request.now()), number);
+    Source::from_fn(move |number, request| {
+        let mut claims = claims(unix_seconds(request.now()), number);
         claims["number"] = number.into();
         async move { Ok(Jwt::parse(token(&claims))?) }
     })
@@ -63,8 +63,8 @@ async fn d1_the_lifetime_counts_from_the_start_of_the_fetch() {
 async fn d1_the_start_of_the_fetch_counts_not_its_end() {
     let clock = ManualClock::default();
     let slow = clock.clone();
-    let source = Source::with(move |number, request| {
-        let token = numbered(number, &request, secs(60));
+    let source = Source::from_fn(move |number, request| {
+        let token = numbered_token(number, &request, secs(60));
         slow.advance(secs(20));
         async move { Ok(token) }
     });
@@ -79,7 +79,7 @@ async fn d1_the_start_of_the_fetch_counts_not_its_end() {
 #[tokio::test]
 async fn d1_a_clock_that_goes_back_makes_tokens_unusable() {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     assert_eq!(ask(&layer).await, 1);
     clock.step_back(secs(1));
     assert_eq!(ask(&layer).await, 2);
@@ -115,7 +115,7 @@ async fn d1_absurd_claims_do_no_harm() {
             let claims = claims.clone();
             move |_, _| claims.clone()
         });
-        let layer = jwt_at(&ManualClock::default(), source);
+        let layer = jwt_with_clock(&ManualClock::default(), source);
         let numbers = (ask(&layer).await, ask(&layer).await);
         assert_eq!(numbers, if kept { (1, 1) } else { (1, 2) }, "{claims}");
     }
@@ -124,9 +124,9 @@ async fn d1_absurd_claims_do_no_harm() {
 #[tokio::test]
 async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     gate.open(1);
     assert_eq!(ask(&layer).await, 1);
     // The refresh hangs at the gate; nobody waits for it, and nobody starts another.
@@ -143,7 +143,7 @@ async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
 async fn d2_a_token_that_is_not_used_is_not_refreshed() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     assert_eq!(ask_at(&layer, &clock, &[0, 40]).await, [1, 1]);
     clock.advance(secs(3600));
     settle().await;
@@ -153,10 +153,10 @@ async fn d2_a_token_that_is_not_used_is_not_refreshed() {
 /// A source that fails as long as it is told to.
 fn failing(fail: &Arc<AtomicBool>) -> Source {
     let fail = fail.clone();
-    Source::with(move |number, request| {
+    Source::from_fn(move |number, request| {
         let result = match fail.load(Ordering::SeqCst) {
             true => Err(TokenError::transient("down")),
-            false => Ok(numbered(number, &request, secs(60))),
+            false => Ok(numbered_token(number, &request, secs(60))),
         };
         async move { result }
     })
@@ -167,7 +167,7 @@ async fn d3_a_failed_refresh_takes_nothing_away_and_the_next_waits_longer_each_t
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     assert_eq!(ask(&layer).await, 1);
     fail.store(true, Ordering::SeqCst);
     let start = clock.now();
@@ -188,7 +188,7 @@ async fn d3_the_wait_after_a_failed_refresh_never_delays_a_miss() {
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     assert_eq!(ask(&layer).await, 1);
     fail.store(true, Ordering::SeqCst);
     assert_eq!(ask_at(&layer, &clock, &[43, 44, 46, 50]).await, [1, 1, 1, 1]);
@@ -200,9 +200,9 @@ async fn d3_the_wait_after_a_failed_refresh_never_delays_a_miss() {
 #[tokio::test]
 async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
     let clock = ManualClock::default();
-    let end = seconds(clock.now()) + 60;
+    let end = unix_seconds(clock.now()) + 60;
     let source = with_claims(move |_, _| json!({"exp": end}));
-    let constant = Source::with({
+    let constant = Source::from_fn({
         let source = source.clone();
         move |_, request| {
             let source = source.clone();
@@ -213,7 +213,7 @@ async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
             }
         }
     });
-    let layer = jwt_at(&clock, constant.clone());
+    let layer = jwt_with_clock(&clock, constant.clone());
     let times: Vec<u64> = std::iter::once(0).chain(43..55).collect();
     assert!(ask_at(&layer, &clock, &times).await.iter().all(|number| *number == 1));
     assert_eq!(constant.calls(), 5, "the first, and refreshes at 43, 44, 46 and 50 s");
@@ -222,18 +222,18 @@ async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
 #[tokio::test]
 async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept() {
     let gate = Gate::closed();
-    let source = Source::with({
+    let source = Source::from_fn({
         let gate = gate.clone();
         move |number, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
-                let now = seconds(request.now());
+                let now = unix_seconds(request.now());
                 Ok(Jwt::parse(token(&json!({"iat": now - 100, "exp": now - 40, "number": number})))?)
             }
         }
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = Recorder::new();
     let callers: Vec<_> = (0..5)
         .map(|_| {
@@ -254,9 +254,9 @@ async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept
 #[tokio::test]
 async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let refused = Refused::default();
-    let inner = Recorder::refusing(&refused);
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let refused = RejectedTokens::default();
+    let inner = Recorder::rejecting(&refused);
     let service = service(&layer, &inner);
     let force_refresh = || source.requests().iter().map(|request| request.force_refresh()).collect::<Vec<_>>();
 
@@ -275,9 +275,9 @@ async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
 #[tokio::test]
 async fn d5_also_when_the_401_itself_could_not_be_mended() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let gate = Gate::closed();
-    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
+    let inner = Recorder::rejecting_after(&gate, |number| number == 1);
     let service = service(&layer, &inner);
     let first = tokio::spawn({
         let service = service.clone();

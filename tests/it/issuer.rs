@@ -245,7 +245,7 @@ async fn issuer_tells_nobody_why_the_signer_failed() {
         (|| TokenError::transient("hush-hush"), 503, None),
         (|| TokenError::transient("hush-hush").with_retry_after(secs(7)), 503, Some("7")),
     ] {
-        let issuer = JwtIssuer::danger_allow_all(Source::with(move |_, _| async move { Err(error()) }));
+        let issuer = JwtIssuer::danger_allow_all(Source::from_fn(move |_, _| async move { Err(error()) }));
         let (status, response, answer) = ask(&issuer, query("sku_id=x")).await;
         assert_eq!(status, expected);
         assert_eq!(response.headers().get("retry-after").map(|value| value.to_str().unwrap()), retry_after);

@@ -26,7 +26,7 @@ async fn made_for(request: Request<Full<Bytes>>) -> Result<Value, AuthErrorKind>
         Ok(_) => Ok(claims(inner.only().token())["params"].clone()),
         Err(error) => {
             assert_eq!((source.calls(), inner.count()), (0, 0), "nothing is fetched or sent");
-            Err(kind(Err::<(), _>(error)))
+            Err(error_kind(Err::<(), _>(error)))
         }
     }
 }
@@ -213,7 +213,7 @@ async fn b3_a_body_over_the_limit_is_not_sent() {
     };
     assert_eq!(at(BODY.len()).await.0.unwrap(), 200);
     let (result, sent) = at(BODY.len() - 1).await;
-    assert_eq!((kind(result), sent), (AuthErrorKind::BodyTooLarge, 0));
+    assert_eq!((error_kind(result), sent), (AuthErrorKind::BodyTooLarge, 0));
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn b3_an_endless_body_is_given_up_at_the_limit() {
     let layer = jwt(Source::new()).build().unwrap();
     let service = tower::Layer::layer(&layer, Recorder::new());
     let result = service.oneshot(Request::post(SKU_IMAGES).body(body).unwrap()).await;
-    assert_eq!(kind(result), AuthErrorKind::BodyTooLarge);
+    assert_eq!(error_kind(result), AuthErrorKind::BodyTooLarge);
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn b3_trailers_are_refused_where_they_would_be_lost() {
     let layer = jwt(Source::new()).build().unwrap();
     let inner = Recorder::new();
     let service = || tower::Layer::layer(&layer, inner.clone());
-    assert_eq!(kind(service().oneshot(with_trailers(SKU_IMAGES, false)).await), AuthErrorKind::InvalidBody);
+    assert_eq!(error_kind(service().oneshot(with_trailers(SKU_IMAGES, false)).await), AuthErrorKind::InvalidBody);
     assert_eq!(inner.count(), 0);
     // As the error advises.
     assert!(service().oneshot(with_trailers(SKU_IMAGES, true)).await.is_ok());
@@ -262,12 +262,12 @@ async fn b3_an_error_of_the_body_is_told_apart() {
 /// Which of these requests share a token: the number of the token of each.
 async fn numbers(requests: impl IntoIterator<Item = AuthParams>) -> Vec<u64> {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     let inner = Recorder::new();
     for params in requests {
         send(&service(&layer, &inner), with_params(params)).await.unwrap();
     }
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
@@ -307,7 +307,7 @@ async fn b4_values_of_different_types_differ() {
 async fn b4_the_extension_and_the_body_make_the_same_key() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
     let body = r#"{"sku_id":"dress-1","options":1.5,"uploaded_image_id":"image-1"}"#;
@@ -348,7 +348,7 @@ async fn b4_a_token_over_eight_kib_is_not_sent() {
         let result = send(&service(&layer, &inner), try_on("image-1")).await;
         match expected {
             None => assert_eq!(inner.only().token().len(), size),
-            Some(expected) => assert_eq!((kind(result), inner.count()), (expected, 0)),
+            Some(expected) => assert_eq!((error_kind(result), inner.count()), (expected, 0)),
         }
     }
 }
@@ -357,7 +357,7 @@ async fn b4_a_token_over_eight_kib_is_not_sent() {
 async fn b5_partitions_never_share_a_token() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     assert_ne!(params("image-1").with_partition("alice"), params("image-1").with_partition("bob"));
     let partitions = [None, Some("alice"), Some("bob"), Some(""), Some("alice")];
@@ -365,7 +365,7 @@ async fn b5_partitions_never_share_a_token() {
         let params = partition.into_iter().fold(params("image-1"), AuthParams::with_partition);
         send(&service(&layer, &inner), with_params(params)).await.unwrap();
     }
-    let numbers: Vec<_> = inner.tokens().iter().map(|token| number(token)).collect();
+    let numbers: Vec<_> = inner.tokens().iter().map(|token| token_number(token)).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 2]);
     let asked: Vec<_> =
         source.requests().iter().map(|request| request.params().partition().map(str::to_owned)).collect();

@@ -64,11 +64,11 @@ async fn a3_no_spelling_of_a_try_on_escapes_its_rules_and_each_is_sent_as_it_cam
             let uri = format!("https://api.aiuta.com{path}{query}");
             let (layer, inner) = (layer(), Recorder::new());
             let service = service(&layer, &inner);
-            assert_eq!(kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
-            assert_eq!(kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
             let mut empty = post(&uri, "not read");
             empty.extensions_mut().insert(AuthParams::new().with_partition("customer-1"));
-            assert_eq!(kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
             assert_eq!(inner.count(), 0, "{uri}");
 
             send(&service, post(&uri, BODY)).await.unwrap();

@@ -223,8 +223,8 @@ async fn a4_the_stand_in_for_tests_shows_no_secret() {
 
 #[tokio::test]
 async fn a4_headers_are_sensitive_the_replays_too() {
-    let (refused, source) = (Refused::default(), Source::new());
-    let inner = Recorder::refusing(&refused);
+    let (refused, source) = (RejectedTokens::default(), Source::new());
+    let inner = Recorder::rejecting(&refused);
     let by_source = layer(source);
     let sender = service(&by_source, &inner);
     send(&sender, try_on("image-1")).await.unwrap();
@@ -235,7 +235,7 @@ async fn a4_headers_are_sensitive_the_replays_too() {
     let others = Recorder::new();
     send(&service(&by_source, &others), get("https://api.aiuta.com/v1/try_on_models")).await.unwrap();
     send(&service(&key(), &others), try_on("image-1")).await.unwrap();
-    for seen in inner.seen().into_iter().chain(others.seen()) {
+    for seen in inner.requests().into_iter().chain(others.requests()) {
         let name = seen.credentials()[0];
         assert!(seen.headers[name].is_sensitive(), "{name}");
         assert_debug(&seen.headers);
@@ -245,16 +245,16 @@ async fn a4_headers_are_sensitive_the_replays_too() {
 #[tokio::test]
 async fn a4_events_and_spans_show_no_value() {
     let events = CapturedEvents::start();
-    let (clock, refused) = (ManualClock::default(), Refused::default());
+    let (clock, refused) = (ManualClock::default(), RejectedTokens::default());
     // The second call, for a refresh, fails; the third panics.
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient(MARKER)),
             3 => panic!("{MARKER}"),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let by_source = jwt(source).clock(clock.clone()).build().unwrap();
     let (elsewhere, service) = (service(&by_source, &Recorder::new()), service(&by_source, &inner));
     let request = || with_params(marked_params());

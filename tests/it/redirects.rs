@@ -45,12 +45,12 @@ async fn follow<P>(
     policy: P,
     request: Request<Full<Bytes>>,
     hops: &[(u16, &'static str)],
-) -> (Vec<Seen>, Result<StatusCode, BoxError>)
+) -> (Vec<SentRequest>, Result<StatusCode, BoxError>)
 where
     P: Policy<Full<Bytes>, BoxError> + Clone,
 {
     let (hops, next) = (hops.to_vec(), AtomicUsize::new(0));
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let hop = hops.get(next.fetch_add(1, Ordering::SeqCst)).copied();
         async move {
             let response = match hop {
@@ -63,7 +63,7 @@ where
     let service =
         ServiceBuilder::new().layer(FollowRedirectLayer::with_policy(policy)).layer(layer).service(inner.clone());
     let result = service.oneshot(request).await.map(|response| response.status());
-    (inner.seen(), result)
+    (inner.requests(), result)
 }
 
 /// The same under both policies; every request has to have been sent.
@@ -71,7 +71,7 @@ async fn follow_by_both(
     layer: &AiutaAuthLayer,
     request: &Request<Full<Bytes>>,
     hops: &[(u16, &'static str)],
-) -> [Vec<Seen>; 2] {
+) -> [Vec<SentRequest>; 2] {
     let (by_careless, one) = follow(layer, careless(), request.clone(), hops).await;
     let (by_standard, other) = follow(layer, standard(), request.clone(), hops).await;
     assert_eq!((one.unwrap(), other.unwrap()), (StatusCode::OK, StatusCode::OK));
@@ -79,8 +79,8 @@ async fn follow_by_both(
     [by_careless, by_standard]
 }
 
-fn credentials(seen: &[Seen]) -> Vec<Vec<&'static str>> {
-    seen.iter().map(Seen::credentials).collect()
+fn credentials(seen: &[SentRequest]) -> Vec<Vec<&'static str>> {
+    seen.iter().map(SentRequest::credentials).collect()
 }
 
 /// A request for each of the three credentials to Aiuta, which is at `origin`, with a layer that gives it; and the credential's name.
@@ -177,7 +177,7 @@ async fn a5_a_try_on_that_lost_its_params_on_the_way_is_not_sent() {
     let layer = jwt(Source::new()).build().unwrap();
     let (seen, result) = follow(&layer, standard(), request, &[(307, ELSEWHERE), (307, TRY_ON)]).await;
     assert_eq!(credentials(&seen), [vec!["authorization"], vec![]]);
-    assert_eq!(kind(result), AuthErrorKind::InvalidBody);
+    assert_eq!(error_kind(result), AuthErrorKind::InvalidBody);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 /// A backend that answers everything alike.
 fn backend(make: impl Fn() -> Response<Full<Bytes>> + Send + Sync + 'static) -> Recorder {
-    Recorder::with(move |_| {
+    Recorder::with_response(move |_| {
         let response = make();
         async move { Ok(response) }
     })
@@ -205,7 +205,7 @@ async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
             }
         });
         let clock = ManualClock::default();
-        let layer = jwt_at(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
+        let layer = jwt_with_clock(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
         let service = service(&layer, &Recorder::new());
         let ask = async |who: &str| send(&service, with_params(params("a").with_partition(who))).await;
         assert_eq!(auth_error(ask("alice").await).retry_after(), Some(secs(30)), "{retry_after}");
@@ -237,7 +237,7 @@ async fn remote_a_connection_that_breaks_is_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn remote_a_backend_that_hangs_ends_with_the_fetch_timeout() {
-    let hangs = Recorder::with(|_| std::future::pending());
+    let hangs = Recorder::with_response(|_| std::future::pending());
     let error = try_with(RemoteTokenSource::new(URL, hangs).unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
 }

@@ -31,15 +31,15 @@ fn request(method: &str, uri: &str) -> Request<Full<Bytes>> {
 
 /// How often a request is sent to a server that always gives this answer; with it what the caller got.
 async fn attempts(policy: AiutaRetryPolicy, request: Request<Full<Bytes>>, status: u16) -> usize {
-    let inner = Recorder::answering(move |_| StatusCode::from_u16(status).unwrap());
+    let inner = Recorder::with_status(move |_| StatusCode::from_u16(status).unwrap());
     assert_eq!(send(&Retry::new(policy, inner.clone()), request).await.unwrap(), status);
-    assert!(inner.seen().iter().all(|seen| seen.body == "the body"));
+    assert!(inner.requests().iter().all(|seen| seen.body == "the body"));
     inner.count()
 }
 
 /// How often, if the connection is lost each time.
 async fn attempts_without_answer(policy: AiutaRetryPolicy, request: Request<Full<Bytes>>) -> usize {
-    let inner = Recorder::with(|_| async { Err("connection reset".into()) });
+    let inner = Recorder::with_response(|_| async { Err("connection reset".into()) });
     let error = send(&Retry::new(policy, inner.clone()), request).await.unwrap_err();
     assert_eq!(error.to_string(), "connection reset");
     inner.count()
@@ -89,7 +89,7 @@ async fn retry_waits_longer_each_time_and_not_for_everyone_the_same() {
     for _ in 0..8 {
         let started = Instant::now();
         let times = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let inner = Recorder::answering({
+        let inner = Recorder::with_status({
             let times = times.clone();
             move |_| {
                 times.lock().unwrap().push(started.elapsed());
@@ -110,7 +110,7 @@ async fn retry_waits_longer_each_time_and_not_for_everyone_the_same() {
 /// What is answered to a request whose first answer has these headers, and how long that took.
 async fn after(policy: AiutaRetryPolicy, headers: &'static [(&str, &str)]) -> (StatusCode, Duration) {
     let count = Arc::new(AtomicUsize::new(0));
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let first = count.fetch_add(1, Ordering::SeqCst) == 0;
         async move {
             let mut response = Response::builder().status(if first { 429 } else { 200 });
@@ -159,7 +159,7 @@ async fn retry_shares_one_budget_among_all_clones() {
 #[tokio::test(start_paused = true)]
 async fn retry_sends_a_body_that_cannot_be_cloned_once_and_whole() {
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
-    let inner = Recorder::answering(|_| StatusCode::SERVICE_UNAVAILABLE);
+    let inner = Recorder::with_status(|_| StatusCode::SERVICE_UNAVAILABLE);
     let upload = Request::post(UPLOAD).body(BoxBody::new(body)).unwrap();
     sender.send_data(Bytes::from("a photo")).await.unwrap();
     drop(sender);
@@ -167,7 +167,7 @@ async fn retry_sends_a_body_that_cannot_be_cloned_once_and_whole() {
     assert_eq!(inner.only().body, "a photo");
 
     // One that has nothing in it can be.
-    let inner = Recorder::answering(|_| StatusCode::SERVICE_UNAVAILABLE);
+    let inner = Recorder::with_status(|_| StatusCode::SERVICE_UNAVAILABLE);
     let read = Request::get(MODELS).body(BoxBody::<Bytes, BoxError>::new(http_body_util::BodyExt::map_err(
         http_body_util::Empty::new(),
         |never| match never {},
@@ -183,21 +183,21 @@ async fn retry_asks_again_for_a_token_if_the_source_said_that_it_may_help() {
         (TokenError::new, Err(AuthErrorKind::TokenSource)),
         (TokenError::denied, Err(AuthErrorKind::TokenSource)),
     ] {
-        let source = Source::with(move |number, request| async move {
-            if number == 1 { Err(error("no")) } else { Ok(numbered(number, &request, secs(60))) }
+        let source = Source::from_fn(move |number, request| async move {
+            if number == 1 { Err(error("no")) } else { Ok(numbered_token(number, &request, secs(60))) }
         });
-        let layer = jwt_at(&ManualClock::default(), source);
+        let layer = jwt_with_clock(&ManualClock::default(), source);
         let stack = ServiceBuilder::new().layer(RetryLayer::new(quick())).layer(layer).service(Recorder::new());
         // A read that needs a token.
         let result = send(&stack, get("https://api.aiuta.com/v1/sku_items")).await;
-        assert_eq!(result.map_err(|error| kind(Err::<(), _>(error))), expected);
+        assert_eq!(result.map_err(|error| error_kind(Err::<(), _>(error))), expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn retry_outside_of_the_layer_does_not_multiply_replays() {
-    let layer = jwt_at(&ManualClock::default(), Source::new());
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let layer = jwt_with_clock(&ManualClock::default(), Source::new());
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     let stack = ServiceBuilder::new().layer(RetryLayer::new(quick())).layer(&layer).service(inner.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::UNAUTHORIZED);

@@ -18,9 +18,9 @@ async fn rotation_of_the_key_reaches_every_clone_with_the_next_request() {
     for service in [before, service(&layer, &inner), service(&clone, &inner)] {
         send(&service, get(MODELS)).await.unwrap();
     }
-    let keys: Vec<_> = inner.seen().iter().map(|seen| seen.header("x-api-key").to_owned()).collect();
+    let keys: Vec<_> = inner.requests().iter().map(|seen| seen.header("x-api-key").to_owned()).collect();
     assert_eq!(keys, ["old-key", "new-key", "new-key", "new-key"]);
-    assert!(inner.seen().iter().all(|seen| seen.headers["x-api-key"].is_sensitive()));
+    assert!(inner.requests().iter().all(|seen| seen.headers["x-api-key"].is_sensitive()));
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn rotation_under_way_shows_either_key_and_never_none() {
     }
     send(&service, get(MODELS)).await.unwrap();
     let numbers: Vec<u32> =
-        inner.seen().iter().map(|seen| seen.header("x-api-key")["key-".len()..].parse().unwrap()).collect();
+        inner.requests().iter().map(|seen| seen.header("x-api-key")["key-".len()..].parse().unwrap()).collect();
     assert!(numbers.is_sorted(), "no key comes back");
     assert_eq!(numbers.last(), Some(&1000));
 }

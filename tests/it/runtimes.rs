@@ -52,17 +52,17 @@ fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
 }
 
 fn number_of(result: &Result<Jwt, AuthError>) -> u64 {
-    number(result.as_ref().unwrap().expose())
+    token_number(result.as_ref().unwrap().expose())
 }
 
 /// A source whose first `hanging` calls never end.
 fn hanging(hanging: usize) -> Source {
-    Source::with(move |call, request| async move {
+    Source::from_fn(move |call, request| async move {
         tokio::task::yield_now().await;
         if call <= hanging {
             std::future::pending::<()>().await;
         }
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     })
 }
 
@@ -71,7 +71,7 @@ async fn c4_no_task_outlives_the_last_handle() {
     let held = Arc::new(());
     let source = {
         let held = Arc::clone(&held);
-        Source::with(move |_, _| {
+        Source::from_fn(move |_, _| {
             let held = Arc::clone(&held);
             async move {
                 let _held = held;
@@ -138,7 +138,7 @@ fn c4_a_request_that_moves_takes_its_deadline_along() {
         let request = begun_on(&first, &service, "image-1");
         let first = (!dropped).then_some(first);
         let moved = hasty_runtime().block_on(async { tokio::time::timeout(secs(100), request).await });
-        assert_eq!(kind(moved.expect("it has no deadline any more")), AuthErrorKind::FetchTimeout);
+        assert_eq!(error_kind(moved.expect("it has no deadline any more")), AuthErrorKind::FetchTimeout);
         drop(first);
     }
 }
@@ -167,14 +167,14 @@ fn c4_a_runtime_that_nobody_drives_holds_up_nobody_for_longer_than_their_own_dea
     hasty_runtime().block_on(async {
         let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(sending(&service, "image-1"))).collect();
         for caller in waiting {
-            assert_eq!(kind(caller.await.unwrap()), AuthErrorKind::FetchTimeout);
+            assert_eq!(error_kind(caller.await.unwrap()), AuthErrorKind::FetchTimeout);
         }
         assert_eq!(source.calls(), 1);
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     });
     assert_eq!((source.calls(), inner.count()), (2, 1));
     let result = (&mut first).now_or_never().expect("its flight is over");
-    assert_eq!(kind(result), AuthErrorKind::FetchTimeout);
+    assert_eq!(error_kind(result), AuthErrorKind::FetchTimeout);
     idle.block_on(settle());
     assert_eq!(idle.metrics().num_alive_tasks(), 0);
 }
@@ -182,19 +182,19 @@ fn c4_a_runtime_that_nobody_drives_holds_up_nobody_for_longer_than_their_own_dea
 #[test]
 fn c4_on_arrival_a_late_flight_of_a_runtime_that_nobody_drives_is_replaced() {
     let (clock, source, inner) = (ManualClock::default(), hanging(1), Recorder::new());
-    let service = service(&jwt_at(&clock, source.clone()), &inner);
+    let service = service(&jwt_with_clock(&clock, source.clone()), &inner);
     let idle = runtime();
     let mut first = begun_on(&idle, &service, "image-1");
     clock.advance(secs(11));
     assert_eq!(runtime().block_on(sending(&service, "image-1")).unwrap(), 200);
-    assert_eq!(kind((&mut first).now_or_never().unwrap()), AuthErrorKind::FetchTimeout);
+    assert_eq!(error_kind((&mut first).now_or_never().unwrap()), AuthErrorKind::FetchTimeout);
     assert_eq!(source.calls(), 2);
 }
 
 #[test]
 fn c4_without_a_runtime_a_request_goes_on_with_the_flight_of_one_that_nobody_drives() {
     let gate = Gate::closed();
-    let (source, inner) = (Source::behind(&gate), Recorder::new());
+    let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
     let idle = runtime();
     let first = begun_on(&idle, &service, "image-1");
@@ -209,12 +209,12 @@ fn c4_a_request_without_a_runtime_does_not_take_a_flight_out_of_its_own() {
     let gate = Gate::closed();
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
                 tokio::time::sleep(secs(1)).await; // panics outside of a runtime
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
@@ -253,7 +253,7 @@ fn jwt_service() -> AiutaAuth<Recorder> {
 #[test]
 fn c4_runtimes_and_threads_share_one_flight() {
     let gate = Gate::closed();
-    let (source, inner) = (Source::behind(&gate), Recorder::new());
+    let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
     let multi_thread = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (at_once, joined) = (Barrier::new(6), Barrier::new(7));
@@ -288,8 +288,8 @@ fn c4_runtimes_and_threads_share_one_flight() {
 #[test]
 fn c4_a_runtime_without_timers_serves_and_checks_deadlines_by_the_clock() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
-    let source = Source::behind(&gate);
-    let layer = jwt_at(&clock, source.clone());
+    let source = Source::gated(&gate);
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     let service = service(&layer, &inner);
     let timerless = Builder::new_current_thread().build().unwrap();
@@ -303,7 +303,7 @@ fn c4_a_runtime_without_timers_serves_and_checks_deadlines_by_the_clock() {
         settle().await;
         clock.advance(secs(11));
         let next = tokio::spawn(sending(&service, "image-2"));
-        assert_eq!(kind(late.await.unwrap()), AuthErrorKind::FetchTimeout);
+        assert_eq!(error_kind(late.await.unwrap()), AuthErrorKind::FetchTimeout);
         gate.open(1);
         assert_eq!(next.await.unwrap().unwrap(), 200);
     });

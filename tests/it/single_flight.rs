@@ -31,13 +31,13 @@ async fn callers(service: &AiutaAuth<Recorder>, image: &str, number: usize) -> V
 /// A source whose first call waits for the first gate, and so on; calls past the last gate do not wait.
 fn stepwise(gates: &[Gate]) -> Source {
     let gates = gates.to_vec();
-    Source::with(move |call, request| {
+    Source::from_fn(move |call, request| {
         let gate = gates.get(call - 1).cloned();
         async move {
             if let Some(gate) = gate {
                 gate.pass().await;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     })
 }
@@ -49,13 +49,13 @@ fn opened() -> Gate {
 }
 
 fn numbers(inner: &Recorder) -> Vec<u64> {
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
 async fn c1_twenty_callers_share_one_flight_and_its_token() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
     let callers = callers(&service(&layer, &inner), "image-1", 20).await;
@@ -74,11 +74,15 @@ async fn c1_twenty_callers_share_one_error() {
     let gate = Gate::closed();
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
-                if call == 1 { Err(TokenError::denied("not yours")) } else { Ok(numbered(call, &request, secs(60))) }
+                if call == 1 {
+                    Err(TokenError::denied("not yours"))
+                } else {
+                    Ok(numbered_token(call, &request, secs(60)))
+                }
             }
         })
     };
@@ -101,7 +105,7 @@ async fn c1_twenty_callers_share_one_error() {
 #[tokio::test]
 async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     let keys = [params("image-1"), params("image-2"), params("image-1").with_partition("tenant-1")];
@@ -155,7 +159,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
         let gate = Gate::closed();
         let source = {
             let gate = gate.clone();
-            Source::with(move |call, request| {
+            Source::from_fn(move |call, request| {
                 let gate = gate.clone();
                 async move {
                     if call == 1 {
@@ -164,7 +168,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
                             return Err(TokenError::new("too late"));
                         }
                     }
-                    Ok(numbered(call, &request, secs(60)))
+                    Ok(numbered_token(call, &request, secs(60)))
                 }
             })
         };
@@ -187,9 +191,9 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
 #[tokio::test]
 async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
     let gates = [opened(), Gate::closed()];
-    let (clock, refused) = (ManualClock::default(), Refused::default());
+    let (clock, refused) = (ManualClock::default(), RejectedTokens::default());
     let source = stepwise(&gates);
-    let (layer, inner) = (jwt_at(&clock, source.clone()), Recorder::refusing(&refused));
+    let (layer, inner) = (jwt_with_clock(&clock, source.clone()), Recorder::rejecting(&refused));
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
     clock.advance(secs(50));
@@ -202,7 +206,7 @@ async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
     gates[1].open(1);
     settle().await;
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(number(inner.last().token()), 3, "the refresh brings nothing back");
+    assert_eq!(token_number(inner.last().token()), 3, "the refresh brings nothing back");
 }
 
 #[tokio::test]
@@ -210,7 +214,7 @@ async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
     let held = Arc::new(());
     let source = {
         let held = Arc::clone(&held);
-        Source::with(move |_, _| {
+        Source::from_fn(move |_, _| {
             let held = Arc::clone(&held);
             async move {
                 let _held = held;
@@ -238,22 +242,23 @@ async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats,
     let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
     let source = {
         let fetch = fetch.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let fetch = fetch.clone();
             async move {
                 if call < 3 {
-                    return Ok(numbered(call, &request, secs(60)));
+                    return Ok(numbered_token(call, &request, secs(60)));
                 }
                 fetch.pass().await;
-                Ok(numbered(third, &request, secs(60)))
+                Ok(numbered_token(third, &request, secs(60)))
             }
         })
     };
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = {
         let revoked = revoked.clone();
-        Recorder::with(move |seen| {
-            let gate = [1, 2].iter().position(|revoked| *revoked == number(seen.token())).map(|at| revoked[at].clone());
+        Recorder::with_response(move |seen| {
+            let gate =
+                [1, 2].iter().position(|revoked| *revoked == token_number(seen.token())).map(|at| revoked[at].clone());
             async move {
                 let status = if gate.is_some() { 401 } else { 200 };
                 if let Some(gate) = gate {

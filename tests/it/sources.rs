@@ -21,14 +21,14 @@ async fn g1_the_next_request_tries_again_after_any_error() {
         ("no token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
     ] {
         let first = std::sync::Mutex::new(Some(first));
-        let source = Source::with(move |number, request| {
+        let source = Source::from_fn(move |number, request| {
             let result = first.lock().unwrap().take();
-            async move { result.unwrap_or_else(|| Ok(numbered(number, &request, secs(60)))) }
+            async move { result.unwrap_or_else(|| Ok(numbered_token(number, &request, secs(60)))) }
         });
         let layer = jwt(source).build().unwrap();
         let inner = Recorder::new();
         let service = service(&layer, &inner);
-        assert_eq!(kind(send(&service, try_on("image-1")).await), expected, "{name}");
+        assert_eq!(error_kind(send(&service, try_on("image-1")).await), expected, "{name}");
         assert_eq!(inner.count(), 0, "{name}: nothing is sent");
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{name}");
     }
@@ -44,7 +44,7 @@ impl TokenSource for Panicking {
         async move {
             tokio::task::yield_now().await;
             assert!(!(first && self.0 == "polled"), "polled");
-            Ok(numbered(1, &request, secs(60)))
+            Ok(numbered_token(1, &request, secs(60)))
         }
     }
 }
@@ -59,7 +59,7 @@ async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
         let mut kinds = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
             let result = caller.await.expect("the panic stays inside the flight");
-            kinds.extend(result.err().map(|error| kind(Err::<(), _>(error))));
+            kinds.extend(result.err().map(|error| error_kind(Err::<(), _>(error))));
         }
         assert_eq!(kinds, vec![AuthErrorKind::TokenSource; failures], "{when}");
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{when}");
@@ -84,7 +84,7 @@ async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
     let layer = jwt(HangsThenPanics).build().unwrap();
     let service = service(&layer, &Recorder::new());
     for _ in 0..2 {
-        assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::FetchTimeout);
+        assert_eq!(error_kind(send(&service, try_on("image-1")).await), AuthErrorKind::FetchTimeout);
     }
 }
 
@@ -144,10 +144,10 @@ async fn g1_errors_keep_their_cause_and_what_it_says_of_itself() {
 
 /// A source that asks for a pause with its first answer, and works then.
 fn pausing(pause: std::time::Duration) -> Source {
-    Source::with(move |number, request| async move {
+    Source::from_fn(move |number, request| async move {
         match number {
             1 => Err(TokenError::transient("too many").with_retry_after(pause)),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     })
 }
@@ -156,7 +156,7 @@ fn pausing(pause: std::time::Duration) -> Source {
 async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
     let source = pausing(secs(30));
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let service = service(&layer, &Recorder::new());
     let ask = async |image: &str| auth_error(send(&service, try_on(image)).await);
 
@@ -177,13 +177,13 @@ async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
 
 #[tokio::test]
 async fn g2_a_partition_pauses_for_itself_only() {
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match request.params().partition() {
             Some("alice") => Err(TokenError::denied("too many").with_retry_after(secs(30))),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let service = service(&layer, &Recorder::new());
     let ask =
         async |image: &str, partition: &str| send(&service, with_params(params(image).with_partition(partition))).await;
@@ -199,7 +199,7 @@ async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() 
     for (name, back, wait) in [("an hour was asked for", 0, 300), ("the clock went back", 1, 0)] {
         let clock = ManualClock::default();
         let source = pausing(secs(3600));
-        let layer = jwt_at(&clock, source.clone());
+        let layer = jwt_with_clock(&clock, source.clone());
         let service = service(&layer, &Recorder::new());
         assert!(send(&service, try_on("image-1")).await.is_err());
         assert!(send(&service, try_on("image-1")).await.is_err());
@@ -212,14 +212,14 @@ async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() 
 
 #[tokio::test]
 async fn g2_tokens_in_the_cache_go_on_through_a_pause() {
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient("too many").with_retry_after(secs(300))),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let service = service(&layer, &Recorder::new());
     assert!(send(&service, try_on("image-1")).await.is_ok());
     assert!(send(&service, try_on("image-2")).await.is_err());
@@ -230,7 +230,7 @@ async fn g2_tokens_in_the_cache_go_on_through_a_pause() {
     }
     assert_eq!(source.calls(), 2);
     clock.advance(secs(10));
-    assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-1")).await), AuthErrorKind::TokenSource);
     assert_eq!(source.calls(), 2);
 }
 
@@ -242,7 +242,7 @@ async fn signed(signer: &JwtSigner, request: TokenRequest) -> Result<serde_json:
 #[tokio::test]
 async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
     let clock = ManualClock::default();
-    let now = seconds(clock.now());
+    let now = unix_seconds(clock.now());
     let signer = JwtSigner::hs256("issuer-1", b"secret").unwrap();
     let params = AuthParams::new()
         .with("uploaded_image_id", "image-1")
@@ -282,7 +282,7 @@ async fn g3_a_signed_token_is_what_parsing_it_tells() {
     let too_long = JwtSigner::hs256("i".repeat(8 * 1024), "secret").unwrap();
     let inner = Recorder::new();
     let layer = jwt(too_long).build().unwrap();
-    assert_eq!(kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
+    assert_eq!(error_kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
     assert_eq!(inner.count(), 0);
 }
 

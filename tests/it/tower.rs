@@ -24,7 +24,7 @@ type Res = Response<Full<Bytes>>;
 type Boxed = BoxCloneService<Req, Res, BoxError>;
 
 /// Sends a hit, a miss and a replay through a stack that contains `layer` and ends at the recorder: every way a request can take.
-async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &Refused, stack: Boxed, name: &str) {
+async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &RejectedTokens, stack: Boxed, name: &str) {
     let tokens = layer.token_cache().unwrap();
     for image in ["image-1", "image-1", "image-2"] {
         assert_eq!(send(&stack, try_on(image)).await.unwrap(), StatusCode::OK, "{name}");
@@ -33,26 +33,26 @@ async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &Refused, s
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK, "{name}: replayed");
     assert_eq!(send(&stack, get("https://example.com/photo")).await.unwrap(), StatusCode::OK, "{name}: elsewhere");
     assert_eq!(inner.count(), 6, "{name}");
-    let credentials: Vec<_> = inner.seen().iter().map(|seen| seen.credentials().len()).collect();
+    let credentials: Vec<_> = inner.requests().iter().map(|seen| seen.credentials().len()).collect();
     assert_eq!(credentials, [1, 1, 1, 1, 1, 0], "{name}");
 }
 
 /// The layer, its inner service and the tokens that it refuses.
-fn parts() -> (AiutaAuthLayer, Recorder, Refused) {
-    let refused = Refused::default();
-    let inner = Recorder::answering({
+fn parts() -> (AiutaAuthLayer, Recorder, RejectedTokens) {
+    let refused = RejectedTokens::default();
+    let inner = Recorder::with_status({
         let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+        move |seen| match seen.headers.contains_key("authorization") && refused.contains(seen.token()) {
             true => StatusCode::UNAUTHORIZED,
             false => StatusCode::OK,
         }
     });
     // The source waits, so that a miss has to.
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         tokio::task::yield_now().await;
-        Ok(numbered(number, &request, secs(60)))
+        Ok(numbered_token(number, &request, secs(60)))
     });
-    (jwt_at(&ManualClock::default(), source), inner, refused)
+    (jwt_with_clock(&ManualClock::default(), source), inner, refused)
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +130,7 @@ async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polle
         }
     }
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source);
+    let layer = jwt_with_clock(&ManualClock::default(), source);
     let inner = Recorder::new();
     let mut service = layer.layer(OnlyOriginal(inner.clone(), true));
     for request in [
@@ -177,28 +177,28 @@ impl tower::retry::Policy<Req, Res, BoxError> for Once {
 #[tokio::test]
 async fn f2_under_retry_every_attempt_is_authenticated_anew() {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     // Between the attempts the token's life ends.
-    let inner = Recorder::answering({
+    let inner = Recorder::with_status({
         let clock = clock.clone();
         move |seen| {
             clock.advance(secs(60));
-            if number(seen.token()) == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+            if token_number(seen.token()) == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
         }
     });
     let stack =
         ServiceBuilder::new().layer(tower::retry::RetryLayer::new(Once(false))).layer(&layer).service(inner.clone());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK);
-    let numbers: Vec<_> = inner.tokens().iter().map(|token| number(token)).collect();
+    let numbers: Vec<_> = inner.tokens().iter().map(|token| token_number(token)).collect();
     assert_eq!(numbers, [1, 2]);
 }
 
 #[tokio::test]
 async fn f2_under_retry_a_source_that_failed_is_asked_again() {
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             1 => Err(tower_aiuta_auth::TokenError::transient("busy")),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
     let layer = jwt(source).build().unwrap();
@@ -206,16 +206,16 @@ async fn f2_under_retry_a_source_that_failed_is_asked_again() {
     let stack =
         ServiceBuilder::new().layer(tower::retry::RetryLayer::new(Once(false))).layer(&layer).service(inner.clone());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK);
-    assert_eq!(number(inner.only().token()), 2);
+    assert_eq!(token_number(inner.only().token()), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn f2_under_a_timeout_the_fetch_is_not_wasted() {
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(numbered(number, &request, secs(60)))
+        Ok(numbered_token(number, &request, secs(60)))
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = Recorder::new();
     let stack =
         ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_millis(30))).layer(&layer).service(inner.clone());

@@ -11,7 +11,7 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     let events = CapturedEvents::start();
     let gate = Gate::closed();
     // The third call, for a refresh, fails.
-    let source = Source::with({
+    let source = Source::from_fn({
         let gate = gate.clone();
         move |number, request| {
             let gate = gate.clone();
@@ -20,17 +20,17 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
                 match number {
                     3 => Err(TokenError::transient("down")),
                     5 => Err(TokenError::new("broken")),
-                    _ => Ok(numbered(number, &request, secs(60))),
+                    _ => Ok(numbered_token(number, &request, secs(60))),
                 }
             }
         }
     });
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source);
-    let refused = Refused::default();
-    let inner = Recorder::answering({
+    let layer = jwt_with_clock(&clock, source);
+    let refused = RejectedTokens::default();
+    let inner = Recorder::with_status({
         let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+        move |seen| match seen.headers.contains_key("authorization") && refused.contains(seen.token()) {
             true => http::StatusCode::UNAUTHORIZED,
             false => http::StatusCode::OK,
         }
@@ -70,13 +70,13 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     assert_eq!(events.take(), withheld);
 
     send(&service, try_on("image-2")).await.unwrap();
-    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
     let last = events.take();
     assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
 
     // Ten minutes behind.
     let date = httpdate::fmt_http_date(clock.now() + secs(600));
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date);
         let response = response.body(http_body_util::Full::default()).unwrap();
         async move { Ok(response) }

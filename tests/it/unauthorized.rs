@@ -15,14 +15,14 @@ use crate::support::*;
 
 /// A layer with the token number 1 for image-1 in its cache, which is refused from now on.
 async fn revoked(source: impl TokenSource) -> (AiutaAuthLayer, Recorder) {
-    let layer = jwt_at(&ManualClock::default(), source);
-    let refused = Refused::default();
+    let layer = jwt_with_clock(&ManualClock::default(), source);
+    let refused = RejectedTokens::default();
     refused.add(layer.token_cache().unwrap().get(&params("image-1")).await.unwrap().expose());
-    (layer, Recorder::refusing(&refused))
+    (layer, Recorder::rejecting(&refused))
 }
 
 fn numbers(inner: &Recorder) -> Vec<u64> {
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn e2_the_replay_is_the_same_request() {
     request.extensions_mut().insert(Mark(7));
     send(&service(&layer, &inner), request).await.unwrap();
 
-    let [first, second] = inner.seen().try_into().ok().unwrap();
+    let [first, second] = inner.requests().try_into().ok().unwrap();
     assert_ne!(first.headers["authorization"], second.headers["authorization"]);
     for seen in [&first, &second] {
         assert_eq!((seen.method.as_str(), seen.uri.to_string()), ("POST", uri.clone()));
@@ -65,8 +65,8 @@ async fn e2_the_replay_is_the_same_request() {
 #[tokio::test]
 async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((inner.count(), source.calls()), (1, 1));
     // It is forgotten all the same.
@@ -82,7 +82,7 @@ async fn e2_without_leave_the_401_comes_back_as_it_was() {
     assert_eq!(inner.count(), 1);
 
     let layer = jwt(Source::new()).replay_unauthorized(false).build().unwrap();
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (1, 0));
@@ -102,7 +102,7 @@ async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
 
     // Its size is known, and over the limit.
     let layer = jwt(Source::new()).body_limit(10).build().unwrap();
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&crate::support::service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!(inner.count(), 1);
@@ -111,11 +111,11 @@ async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
 #[tokio::test]
 async fn e2_a_request_without_params_and_body_is_replayed_too() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source);
+    let layer = jwt_with_clock(&ManualClock::default(), source);
     let empty = tower_aiuta_auth::AuthParams::new();
-    let refused = Refused::default();
+    let refused = RejectedTokens::default();
     refused.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let request = Request::delete("https://api.aiuta.com/v1/uploaded_images/7").body(Full::default()).unwrap();
     assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 2]);
@@ -123,7 +123,7 @@ async fn e2_a_request_without_params_and_body_is_replayed_too() {
 
 /// A 401 with a header and a body of its own.
 fn refusing_everything() -> Recorder {
-    Recorder::with(|_| async {
+    Recorder::with_response(|_| async {
         Ok(Response::builder().status(401).header("www-authenticate", "Bearer").body(Full::from("why")).unwrap())
     })
 }
@@ -135,20 +135,23 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
     for (name, second) in [
         (
             "an error",
-            Source::with(|number, request| async move {
-                if number == 1 { Ok(numbered(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
+            Source::from_fn(|number, request| async move {
+                if number == 1 { Ok(numbered_token(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
             }),
         ),
-        ("the same token again", Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) })),
+        (
+            "the same token again",
+            Source::from_fn(|_, request| async move { Ok(numbered_token(1, &request, secs(60))) }),
+        ),
         (
             "an error after a while",
-            Source::with(move |number, request| {
+            Source::from_fn(move |number, request| {
                 let gate = gate.clone();
                 async move {
                     gate.pass().await;
                     if number == 1 {
                         gate.open(1);
-                        return Ok(numbered(1, &request, secs(60)));
+                        return Ok(numbered_token(1, &request, secs(60)));
                     }
                     tokio::task::yield_now().await;
                     Err(TokenError::transient("busy"))
@@ -156,7 +159,7 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
             }),
         ),
     ] {
-        let layer = jwt_at(&ManualClock::default(), second.clone());
+        let layer = jwt_with_clock(&ManualClock::default(), second.clone());
         layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
         let inner = refusing_everything();
         let response = service(&layer, &inner).oneshot(try_on("image-1")).await.unwrap();
@@ -171,7 +174,7 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
 #[tokio::test]
 async fn e2_a_second_401_is_returned_as_it_came() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let inner = refusing_everything();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
@@ -195,10 +198,10 @@ async fn e1_only_the_token_of_the_request_is_forgotten() {
 #[tokio::test]
 async fn e1_a_late_401_leaves_the_newer_token_alone() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let tokens = layer.token_cache().unwrap();
     let gate = Gate::closed();
-    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
+    let inner = Recorder::rejecting_after(&gate, |number| number == 1);
     tokens.get(&params("image-1")).await.unwrap();
     let service = service(&layer, &inner);
     let slow = tokio::spawn({
@@ -218,10 +221,10 @@ async fn e1_a_late_401_leaves_the_newer_token_alone() {
 async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
     // The refresh of a token hangs; meanwhile the token is refused; then the refresh lands with one made before that.
     let gate = Gate::closed();
-    let source = Source::held(&gate, |number| number == 2);
+    let source = Source::gated_calls(&gate, |number| number == 2);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
-    let inner = Recorder::answering(|seen| match number(seen.token()) {
+    let layer = jwt_with_clock(&clock, source.clone());
+    let inner = Recorder::with_status(|seen| match token_number(seen.token()) {
         1 | 2 => StatusCode::UNAUTHORIZED,
         _ => StatusCode::OK,
     });
@@ -239,10 +242,10 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
 async fn e1_nor_may_one_that_others_still_wait_for() {
     // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
     let (fetching, answering) = (Gate::closed(), Gate::closed());
-    let source = Source::held(&fetching, |number| number == 2);
+    let source = Source::gated_calls(&fetching, |number| number == 2);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source);
-    let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+    let layer = jwt_with_clock(&clock, source);
+    let inner = Recorder::rejecting_after(&answering, |number| number == 1);
     let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let with_the_first = spawn();
@@ -264,11 +267,11 @@ async fn e1_nor_may_one_that_others_still_wait_for() {
 async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
     for hangs in [false, true] {
         let fetching = Gate::closed();
-        let source = Source::held(&fetching, move |number| hangs && number > 1);
-        let layer = jwt_at(&ManualClock::default(), source.clone());
+        let source = Source::gated_calls(&fetching, move |number| hangs && number > 1);
+        let layer = jwt_with_clock(&ManualClock::default(), source.clone());
         layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
         let answering = Gate::closed();
-        let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+        let inner = Recorder::rejecting_after(&answering, |number| number == 1);
         let callers: Vec<_> = (0..20)
             .map(|_| {
                 let service = service(&layer, &inner);
@@ -296,8 +299,8 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
 async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
     let sent = Arc::new(AtomicUsize::new(0));
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let inner = Recorder::answering({
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let inner = Recorder::with_status({
         let sent = sent.clone();
         move |_| {
             sent.fetch_add(1, Ordering::SeqCst);
@@ -319,9 +322,9 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
 
 #[tokio::test]
 async fn e1_a_source_that_insists_on_a_refused_token_does_not_fill_the_cache_with_it() {
-    let stubborn = Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) });
-    let layer = jwt_at(&ManualClock::default(), stubborn.clone());
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let stubborn = Source::from_fn(|_, request| async move { Ok(numbered_token(1, &request, secs(60))) });
+    let layer = jwt_with_clock(&ManualClock::default(), stubborn.clone());
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     for _ in 0..3 {
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);

@@ -214,7 +214,7 @@ fn keys() -> impl Strategy<Value = usize> {
 }
 
 /// A token for a minute is due after 47, one for ten minutes after 450 to 465.
-fn seconds() -> impl Strategy<Value = i64> {
+fn unix_seconds() -> impl Strategy<Value = i64> {
     prop_oneof![4 => Just(1), 1 => Just(5), 2 => Just(10), 4 => Just(47), 1 => Just(60), 1 => 1..100_i64, 1 => Just(450)]
 }
 
@@ -232,8 +232,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3_usize).prop_map(Op::Cancel),
         1 => keys().prop_map(Op::Invalidate),
         1 => Just(Op::Clear),
-        5 => seconds().prop_map(Op::Pass),
-        1 => (seconds(), any::<bool>()).prop_map(|(by, back)| Op::Jump(if back { -by } else { by })),
+        5 => unix_seconds().prop_map(Op::Pass),
+        1 => (unix_seconds(), any::<bool>()).prop_map(|(by, back)| Op::Jump(if back { -by } else { by })),
     ]
 }
 

@@ -174,7 +174,7 @@ impl Service<Request<Full<Bytes>>> for Wire {
             if !std::mem::take(&mut self.ready) {
                 model.wrong.push(format!("f1: request {id} went to a service that was not polled ready"));
             }
-            model.sent(id, usize::try_from(support::number(token)).unwrap())
+            model.sent(id, usize::try_from(support::token_number(token)).unwrap())
         };
         let answer = answers[attempt.min(1)];
         let (model, gates) = (Arc::clone(&self.model), Arc::clone(&self.held));
@@ -345,7 +345,7 @@ impl World {
             let mut model = lock(&self.model);
             model.asked();
             let Poll::Ready(result) = polled else { return true };
-            model.over(open.id, result.map(|response| status(&response)).map_err(|error| kind(&error)));
+            model.over(open.id, result.map(|response| status(&response)).map_err(|error| error_kind(&error)));
             false
         });
         moved
@@ -402,6 +402,6 @@ fn status(response: &Response<()>) -> Status {
     }
 }
 
-fn kind(error: &BoxError) -> AuthErrorKind {
+fn error_kind(error: &BoxError) -> AuthErrorKind {
     error.downcast_ref::<AuthError>().expect("an error of the layer").kind()
 }

@@ -79,17 +79,17 @@ async fn h1_a_fetch_under_way_goes_on_and_is_not_late() {
 #[tokio::test]
 async fn h1_a_pause_that_the_source_asked_for_is_no_shorter() {
     let clock = ManualClock::default();
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient("busy").with_retry_after(secs(60))),
-            _ => Ok(numbered(number, &request, secs(3600))),
+            _ => Ok(numbered_token(number, &request, secs(3600))),
         }
     });
-    let layer = jwt_at(&clock, source);
+    let layer = jwt_with_clock(&clock, source);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let inner = answering(401, &[("date", &date(&off_by(10 * MINUTES, &clock)))]);
     let service = service(&layer, &inner);
-    assert_eq!(kind(send(&service, try_on("image-2")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-2")).await), AuthErrorKind::TokenSource);
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 401);
     assert_eq!(offset(&layer), 10 * MINUTES);
     let error = auth_error(send(&service, try_on("image-2")).await);

@@ -19,7 +19,7 @@ async fn h1_from_five_seconds_to_a_day() {
     ] {
         let clock = ManualClock::default();
         let source = Source::new();
-        let layer = jwt_at(&clock, source.clone());
+        let layer = jwt_with_clock(&clock, source.clone());
         let inner = answering(401, &[("date", &date(&off_by(seconds, &clock)))]);
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
         assert_eq!((inner.count(), source.calls(), offset(&layer)), (sent, sent, adopted), "{seconds} s");
@@ -43,7 +43,7 @@ async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
         &[("last-modified", &later), ("expires", &later)],
     ];
     for headers in cases {
-        let layer = jwt_at(&clock, Source::new());
+        let layer = jwt_with_clock(&clock, Source::new());
         let inner = answering(401, headers);
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
         assert_eq!((inner.count(), offset(&layer)), (1, 0), "{headers:?}");
@@ -54,7 +54,7 @@ async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
 async fn h1_only_a_refused_token_of_ours_tells_the_time() {
     let clock = ManualClock::default();
     let later = date(&off_by(10 * MINUTES, &clock));
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     for (status, request) in [
         (401, post("https://example.com/v1/sku_images_operations", "{}")),
         (401, post("http://api.aiuta.com/v1/sku_images_operations", "{}")),
@@ -74,8 +74,8 @@ async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
     // It waits for a permit, or the machine sleeps; the answer is dated before that, or after.
     for dated_after in [false, true] {
         let clock = ManualClock::default();
-        let layer = jwt_at(&clock, Source::new());
-        let inner = Recorder::with({
+        let layer = jwt_with_clock(&clock, Source::new());
+        let inner = Recorder::with_response({
             let clock = clock.clone();
             move |_| {
                 let before = date(&clock);

@@ -29,7 +29,7 @@ impl Set {
         let (aiuta, server, image) = aiuta().await;
         let (name, transport) = transports(&aiuta)[at].clone();
         let gate = Gate::closed();
-        let source = Source::with({
+        let source = Source::from_fn({
             let (gate, signer) = (gate.clone(), JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap());
             move |_, request| {
                 let (gate, signer) = (gate.clone(), signer.clone());

@@ -23,7 +23,7 @@ async fn from_env(url: String, more: &'static [(&str, &str)]) -> String {
 async fn config_from_env_with_a_token_url() {
     let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
     let issuer = JwtIssuer::new(signer, |_, params| async { Ok(params) });
-    let server = Server::routing(Router::new().route_service("/aiuta_jwt", issuer)).await;
+    let server = Server::with_router(Router::new().route_service("/aiuta_jwt", issuer)).await;
 
     // What is for this machine goes to no proxy; nobody listens there.
     let proxies = &[("http_proxy", "http://127.0.0.1:9"), ("all_proxy", "http://127.0.0.1:9")];
@@ -39,10 +39,10 @@ async fn config_from_env_with_a_token_url() {
 #[tokio::test]
 async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
     let elsewhere = Recorder::new();
-    let other = Server::of(&elsewhere).await;
+    let other = Server::recording(&elsewhere).await;
     let location = format!("{}/s3cr3t", other.origin());
     for redirect in [Redirect::to(&location), Redirect::temporary(&location)] {
-        let server = Server::routing(Router::new().fallback(async move || redirect)).await;
+        let server = Server::with_router(Router::new().fallback(async move || redirect)).await;
         let shown = from_env(format!("{}/aiuta_jwt", server.origin()), &[]).await;
         assert!(shown.contains("redirects are not followed") && !shown.contains("s3cr3t"), "{shown}");
     }

@@ -20,7 +20,7 @@ async fn neighbours() -> Vec<(Server, Recorder, String)> {
         ("[::1]", "[::1]"),
     ] {
         let recorder = redirecting_to_query();
-        let Some(server) = Server::at(&format!("{listen}:0"), &recorder).await else { continue };
+        let Some(server) = Server::bind(&format!("{listen}:0"), &recorder).await else { continue };
         let origin = server.origin().replace(listen, name);
         neighbours.push((server, recorder, origin));
     }
@@ -29,7 +29,7 @@ async fn neighbours() -> Vec<(Server, Recorder, String)> {
 
 /// Redirects to where the query says, with the status that the path ends in.
 fn redirecting_to_query() -> Recorder {
-    Recorder::with(|seen| async move {
+    Recorder::with_response(|seen| async move {
         let response = match seen.uri.query() {
             Some(location) => {
                 let status: u16 = seen.uri.path().rsplit('/').next().unwrap().parse().unwrap();
@@ -58,13 +58,13 @@ where
                 let response = service(&layer).oneshot(request.body(reqwest::Body::default()).unwrap()).await.unwrap();
                 let followed = index == 0 || there.is_some();
                 assert_eq!(response.status().as_u16(), if followed { 200 } else { status }, "{origin}");
-                assert_eq!(aiuta.seen()[before].credentials(), [name]);
+                assert_eq!(aiuta.requests()[before].credentials(), [name]);
                 if index == 0 {
-                    assert_eq!(credentials(&aiuta.seen()[before..]), [vec![name], vec![name]]);
+                    assert_eq!(credentials(&aiuta.requests()[before..]), [vec![name], vec![name]]);
                 } else {
                     let with = |credential| if credential { vec![name] } else { vec![] };
                     let expected: Vec<_> = there.map(with).into_iter().collect();
-                    assert_eq!(credentials(&abroad.seen()[before_abroad..]), expected, "{origin}");
+                    assert_eq!(credentials(&abroad.requests()[before_abroad..]), expected, "{origin}");
                 }
             }
         }

@@ -36,7 +36,7 @@ async fn a5_beneath_the_layer_follow_redirect_takes_api_key_and_user_id_anywhere
 struct Everybody {
     server: Server,
     /// What came since this was last looked at.
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<SentRequest>>>,
     answer: Arc<Mutex<(u16, String)>>,
     /// Where everyone else redirects to, if they do.
     back: Arc<Mutex<Option<String>>>,
@@ -48,7 +48,7 @@ impl Everybody {
         let back = Arc::new(Mutex::new(None));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (told, told_others, came) = (Arc::clone(&answer), Arc::clone(&back), Arc::clone(&seen));
-        let recorder = Recorder::with(move |seen| {
+        let recorder = Recorder::with_response(move |seen| {
             let at_home = seen.uri.host() == Some("api.aiuta.com") && seen.uri.port_u16().is_none_or(|port| port == 80);
             let redirect = match seen.uri.query() {
                 Some(query) if query.starts_with("redirected") => None,
@@ -66,7 +66,7 @@ impl Everybody {
                 Ok(response.body(Full::default())?)
             }
         });
-        Self { server: Server::of(&recorder).await, seen, answer, back }
+        Self { server: Server::recording(&recorder).await, seen, answer, back }
     }
 
     /// A client that takes everybody for whom it looks for.

@@ -23,7 +23,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 use tower_aiuta_auth::BoxError;
 
-use crate::support::{Recorder, Seen};
+use crate::support::{Recorder, SentRequest};
 
 /// Who is there: scheme, host and port. The first is Aiuta.
 pub(crate) const SITES: [&str; 12] = [
@@ -48,7 +48,7 @@ pub(crate) const HOME: &str = "https://api.aiuta.com:443";
 pub(crate) type Http = BoxCloneSyncService<http::Request<Full<Bytes>>, Response<hyper::body::Incoming>, BoxError>;
 
 /// A site, and what it was sent.
-pub(crate) type Arrival = (&'static str, Seen);
+pub(crate) type Arrival = (&'static str, SentRequest);
 
 /// What a site answers: a status and a `Location`, or 200.
 type Answer = Arc<dyn Fn(&'static str, &Uri) -> Option<(u16, String)> + Send + Sync>;
@@ -71,7 +71,7 @@ impl Net {
         for (number, site) in SITES.into_iter().enumerate() {
             let listener = bind(number).await;
             addresses.insert(site, listener.local_addr().unwrap());
-            let recorder = Recorder::with({
+            let recorder = Recorder::with_response({
                 let (arrivals, answer) = (Arc::clone(&arrivals), Arc::clone(&answer));
                 move |seen| {
                     let answer = answer.lock().unwrap()(site, &seen.uri);

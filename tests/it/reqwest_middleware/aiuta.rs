@@ -10,7 +10,7 @@ use tower_aiuta_auth::testing::{Credential, FakeAiuta};
 use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, NoReplay};
 
 use super::*;
-use crate::support::servers::{Server, with_api_key, with_jwt};
+use crate::support::servers::{Server, api_key_layer, jwt_layer};
 use crate::support::*;
 
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo";
@@ -52,7 +52,7 @@ async fn start(client: &ClientWithMiddleware, origin: &str, image: &str) -> Resp
 async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    try_on(&client(&with_api_key(&aiuta, &server)), server.origin()).await;
+    try_on(&client(&api_key_layer(&aiuta, &server)), server.origin()).await;
     let credentials = credentials(&aiuta);
     let (last, others) = credentials.split_last().unwrap();
     assert_eq!(*last, Credential::None);
@@ -64,7 +64,7 @@ async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
 async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let image = try_on(&client(&with_jwt(&aiuta, &server)), server.origin()).await;
+    let image = try_on(&client(&jwt_layer(&aiuta, &server)), server.origin()).await;
     let credentials = credentials(&aiuta);
     assert_eq!(credentials[..3], [Credential::UserId, Credential::Bearer, Credential::UserId]);
     assert_eq!(credentials.last(), Some(&Credential::None));
@@ -78,7 +78,7 @@ async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() 
 #[tokio::test]
 async fn b1_reqwest_params_in_the_extensions_win() {
     let aiuta = Recorder::new();
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let source = Source::new();
     let client = client(&jwt(source.clone()).origins([server.origin()]).build().unwrap());
     let url = format!("{}{START}", server.origin());
@@ -105,7 +105,7 @@ async fn b1_reqwest_params_in_the_extensions_win() {
 #[tokio::test]
 async fn a3_reqwest_access_in_the_extensions_wins() {
     let aiuta = Recorder::new();
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let client = client(&jwt(Source::new()).origins([server.origin()]).build().unwrap());
     for (access, expected) in [
         (Access::Jwt, ["authorization"].as_slice()),
@@ -121,7 +121,7 @@ async fn a3_reqwest_access_in_the_extensions_wins() {
 async fn e2_reqwest_replays_once_after_a_revocation() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let layer = with_jwt(&aiuta, &server);
+    let layer = jwt_layer(&aiuta, &server);
     let client = client(&layer);
     let image = try_on(&client, server.origin()).await;
     aiuta.revoke_tokens();
@@ -147,8 +147,8 @@ async fn e2_reqwest_replays_once_after_a_revocation() {
 
 #[tokio::test]
 async fn e2_reqwest_is_told_not_to_replay_by_an_extension() {
-    let aiuta = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
-    let server = Server::of(&aiuta).await;
+    let aiuta = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
+    let server = Server::recording(&aiuta).await;
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
     layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
     let delete = || client(&layer).request(Method::DELETE, format!("{}/v1/uploaded_images/1", server.origin()));

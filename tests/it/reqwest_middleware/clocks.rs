@@ -35,14 +35,14 @@ async fn h1_reqwest_finds_out_that_the_clock_is_wrong() {
 #[tokio::test]
 async fn h1_reqwest_does_not_believe_a_host_that_it_was_redirected_to() {
     let date = httpdate::fmt_http_date(ManualClock::default().now());
-    let refusing = Recorder::with(move |_| {
+    let refusing = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date).body(Full::default()).unwrap();
         async move { Ok(response) }
     });
-    let foreign = Server::of(&refusing).await;
+    let foreign = Server::recording(&refusing).await;
     let elsewhere = format!("{}/elsewhere", foreign.origin());
     let aiuta = redirecting(move |_| Some(elsewhere.clone()));
-    let home = Server::of(&aiuta).await;
+    let home = Server::recording(&aiuta).await;
     for (origin, count, offset) in [(home.origin(), 1, 0), (foreign.origin(), 3, -600)] {
         let layer = jwt(Source::new()).origins([origin]).clock(fast()).build().unwrap();
         let start = client(&layer).post(format!("{origin}{START}")).with_extension(params("image-1"));

@@ -7,7 +7,7 @@ use tower_aiuta_auth::testing::FakeAiuta;
 use tower_aiuta_auth::{AuthError, AuthErrorKind, TokenError};
 
 use super::*;
-use crate::support::servers::with_jwt;
+use crate::support::servers::jwt_layer;
 use crate::support::*;
 
 /// As the documentation says.
@@ -22,7 +22,7 @@ fn auth_error(error: &Error) -> Option<&AuthError> {
 async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let client = client(&with_jwt(&aiuta, &server));
+    let client = client(&jwt_layer(&aiuta, &server));
     for (body, kind) in [
         (Some("{}".to_owned()), AuthErrorKind::MissingParams),
         (Some(String::new()), AuthErrorKind::MissingParams),
@@ -44,7 +44,7 @@ async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
 #[tokio::test]
 async fn f3_reqwest_a_source_s_error_is_the_cause() {
     let busy = || TokenError::transient("busy").with_retry_after(Duration::from_secs(7));
-    let source = Source::with(move |_, _| async move { Err(busy()) });
+    let source = Source::from_fn(move |_, _| async move { Err(busy()) });
     let client = ClientBuilder::new(reqwest())
         .with(jwt(source).build().unwrap().into_middleware())
         .with(Spy::at_the_end())
@@ -59,7 +59,7 @@ async fn f3_reqwest_a_source_s_error_is_the_cause() {
 
 #[tokio::test]
 async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
-    let (_socket, gone) = loopback::refusing();
+    let (_socket, gone) = loopback::refusing_origin();
     let layer = jwt(Source::new()).origins([gone.as_str()]).build().unwrap();
     // Of each kind: one with a token, one with the subscription id, one without.
     for url in [format!("{gone}/v1/x"), format!("{gone}{MODELS}"), "http://127.0.0.1:1/".to_owned()] {
@@ -86,7 +86,7 @@ async fn reqwest_a_request_s_own_timeout_ends_it() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     let _hold = aiuta.hold();
-    let client = client(&with_jwt(&aiuta, &server));
+    let client = client(&jwt_layer(&aiuta, &server));
     let request = client.get(format!("{}{MODELS}", server.origin())).timeout(Duration::from_millis(20));
     let outcome = tokio::time::timeout(secs(10), request.send()).await.expect("the timeout was lost");
     assert!(outcome.unwrap_err().is_timeout());

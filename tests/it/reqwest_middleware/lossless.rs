@@ -125,11 +125,11 @@ async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
 
 #[tokio::test]
 async fn reqwest_nothing_of_a_response_is_lost() {
-    let aiuta = Recorder::with(|_| async {
+    let aiuta = Recorder::with_response(|_| async {
         let response = http::Response::builder().header("x-twice", "one").header("x-twice", "two").body("hello".into());
         Ok(response.unwrap())
     });
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let url = format!("{}/v1/x?q", server.origin());
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
     let (plain, response) = (reqwest().get(&url).send().await.unwrap(), client(&layer).get(&url).send().await.unwrap());
@@ -150,7 +150,7 @@ async fn reqwest_nothing_of_a_response_is_lost() {
 async fn b2_reqwest_an_upload_streams_through_and_arrives_byte_for_byte() {
     // The server tells of each chunk, and the client waits for that before it sends the next: buffered, it would never end.
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
-    let server = Server::routing(Router::new().fallback(async move |request: axum::extract::Request| {
+    let server = Server::with_router(Router::new().fallback(async move |request: axum::extract::Request| {
         let mut body = request.into_body();
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {

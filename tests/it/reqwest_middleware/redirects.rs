@@ -20,10 +20,10 @@ fn api_key(origin: &str) -> AiutaAuthLayer {
 /// Aiuta, which sends everything on to the foreign host: both of them, and what they saw.
 async fn aiuta_and_a_foreign_host() -> (Server, Recorder, Server, Recorder) {
     let abroad = Recorder::new();
-    let foreign = Server::of(&abroad).await;
+    let foreign = Server::recording(&abroad).await;
     let elsewhere = format!("{}/elsewhere", foreign.origin());
     let home = redirecting(move |_| Some(elsewhere.clone()));
-    (Server::of(&home).await, home, foreign, abroad)
+    (Server::recording(&home).await, home, foreign, abroad)
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a5_reqwest_with_the_policy_another_scheme_host_or_port_is_another_origi
         let location = location.clone();
         move |seen| (seen.uri.path() == "/").then(|| location.lock().unwrap().clone())
     });
-    let aiuta = Server::of(&home).await;
+    let aiuta = Server::recording(&home).await;
     let port = aiuta.origin().rsplit(':').next().unwrap();
     let client = safe_client(&api_key(aiuta.origin()));
     for (to, expected) in [
@@ -93,14 +93,14 @@ async fn a5_reqwest_with_the_policy_another_scheme_host_or_port_is_another_origi
 
 #[tokio::test]
 async fn a5_reqwest_with_the_policy_ten_redirects_are_followed_and_the_eleventh_is_answered() {
-    let step = |seen: &Seen| seen.uri.path()[1..].parse::<u32>().unwrap();
+    let step = |seen: &SentRequest| seen.uri.path()[1..].parse::<u32>().unwrap();
     for (redirects, requests, status) in [(10, 11, 200), (11, 11, 307), (99, 11, 307)] {
         let home = redirecting(move |seen| (step(seen) < redirects).then(|| format!("/{}", step(seen) + 1)));
-        let aiuta = Server::of(&home).await;
+        let aiuta = Server::recording(&home).await;
         let response = safe_client(&api_key(aiuta.origin())).get(format!("{}/0", aiuta.origin())).send().await.unwrap();
         assert_eq!((response.status().as_u16(), home.count()), (status, requests));
         assert_eq!(response.url().path(), "/10");
         // Each hop is at home, and carries the credential.
-        assert!(home.seen().iter().all(|seen| seen.credentials() == ["x-api-key"]));
+        assert!(home.requests().iter().all(|seen| seen.credentials() == ["x-api-key"]));
     }
 }

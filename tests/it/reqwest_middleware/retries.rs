@@ -11,7 +11,7 @@ use tower_aiuta_auth::testing::{FakeAiuta, Fault};
 use tower_aiuta_auth::{AuthError, AuthErrorKind, TokenError};
 
 use super::*;
-use crate::support::servers::{with_api_key, with_jwt};
+use crate::support::servers::{api_key_layer, jwt_layer};
 use crate::support::*;
 
 /// Three attempts, without waiting between them.
@@ -51,7 +51,8 @@ async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
     let client = order(&spy, retry(), layer.into_middleware());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let numbers: Vec<_> = spy.tokens().iter().map(|token| number(token.strip_prefix("Bearer ").unwrap())).collect();
+    let numbers: Vec<_> =
+        spy.tokens().iter().map(|token| token_number(token.strip_prefix("Bearer ").unwrap())).collect();
     assert_eq!(numbers, [1, 2, 3]);
 }
 
@@ -62,7 +63,8 @@ async fn f2_reqwest_retry_inside_every_attempt_carries_the_same_token() {
     let client = order(&spy, layer.into_middleware(), retry());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let numbers: Vec<_> = spy.tokens().iter().map(|token| number(token.strip_prefix("Bearer ").unwrap())).collect();
+    let numbers: Vec<_> =
+        spy.tokens().iter().map(|token| token_number(token.strip_prefix("Bearer ").unwrap())).collect();
     assert_eq!(numbers, [1, 1, 1]);
 }
 
@@ -71,7 +73,7 @@ async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
     for outside in [true, false] {
         let aiuta = FakeAiuta::new();
         let server = aiuta.serve().await.unwrap();
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let (auth, spy) = (layer.clone().into_middleware(), Spy::default());
         let client = if outside { order(&spy, retry(), auth) } else { order(&spy, auth, retry()) };
         let delete = || client.delete(format!("{}/v1/uploaded_images/unknown", server.origin()));
@@ -102,15 +104,15 @@ async fn f2_reqwest_retry_outside_wraps_our_errors_and_retries_those_it_is_told_
             }
         }
     }
-    let source = Source::with(|number, request| async move {
-        if number == 1 { Err(TokenError::transient("busy")) } else { Ok(numbered(number, &request, secs(60))) }
+    let source = Source::from_fn(|number, request| async move {
+        if number == 1 { Err(TokenError::transient("busy")) } else { Ok(numbered_token(number, &request, secs(60))) }
     });
     let (layer, spy) = (jwt(source).build().unwrap(), Spy::at_the_end());
     let retry = RetryTransientMiddleware::new_with_policy_and_strategy(AtOnce, Transient);
     let client = order(&spy, retry, layer.into_middleware());
     let start = || client.post(format!("https://api.aiuta.com{START}"));
     assert_eq!(start().with_extension(params("image-1")).send().await.unwrap().status(), 200);
-    assert_eq!(number(spy.tokens()[0].strip_prefix("Bearer ").unwrap()), 2);
+    assert_eq!(token_number(spy.tokens()[0].strip_prefix("Bearer ").unwrap()), 2);
 
     let Err(Error::Middleware(error)) = start().body("{}").send().await else { panic!("it should fail") };
     let Some(RetryError::Error(Error::Middleware(error))) = error.downcast_ref() else { panic!("{error:?}") };
@@ -123,7 +125,7 @@ async fn f2_reqwest_retry_outside_refuses_streams_and_inside_too() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     for outside in [true, false] {
-        let auth = with_api_key(&aiuta, &server).into_middleware();
+        let auth = api_key_layer(&aiuta, &server).into_middleware();
         let client = ClientBuilder::new(reqwest());
         let client = if outside { client.with(retry()).with(auth) } else { client.with(auth).with(retry()) }.build();
         let stream = reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>("photo")]));

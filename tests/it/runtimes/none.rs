@@ -14,7 +14,7 @@ use super::*;
 #[test]
 fn c1_callers_share_one_flight_that_they_drive() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
     let service = service(&layer, &inner);
@@ -70,7 +70,7 @@ fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
 #[test]
 fn c3_the_next_caller_goes_on_with_the_same_call() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     for _ in 0..20 {
@@ -86,7 +86,7 @@ fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
     let held = Arc::new(());
     let source = {
         let held = Arc::clone(&held);
-        Source::with(move |_, _| {
+        Source::from_fn(move |_, _| {
             let held = Arc::clone(&held);
             async move {
                 let _held = held;
@@ -109,7 +109,7 @@ fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
 #[test]
 fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).max_concurrent_fetches(3).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     let mut awaited = getting(tokens, "awaited");
@@ -131,7 +131,7 @@ fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
 #[test]
 fn c5_late_flights_make_room() {
     let clock = ManualClock::default();
-    let layer = jwt(Source::behind(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
+    let layer = jwt(Source::gated(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     let mut late = getting(tokens, "image-1");
     assert!(poll(&mut late).is_none());
@@ -145,8 +145,8 @@ fn c5_late_flights_make_room() {
 #[test]
 fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
     let clock = ManualClock::default();
-    let source = Source::behind(&Gate::closed());
-    let layer = jwt_at(&clock, source.clone());
+    let source = Source::gated(&Gate::closed());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     let (tokens, service) = (layer.token_cache().unwrap(), service(&layer, &inner));
     let mut polled = send(&service, try_on("image-1")).boxed();
@@ -181,20 +181,20 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
     let (clock, refresh, response) = (ManualClock::default(), Gate::closed(), Gate::closed());
     let source = {
         let refresh = refresh.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let refresh = refresh.clone();
             async move {
                 if call > 1 {
                     refresh.pass().await;
                 }
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
-    let layer = jwt_at(&clock, source);
+    let layer = jwt_with_clock(&clock, source);
     let inner = {
         let response = response.clone();
-        Recorder::with(move |_| {
+        Recorder::with_response(move |_| {
             let response = response.clone();
             async move {
                 response.pass().await;
@@ -214,7 +214,7 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
     sender.try_send(http_body::Frame::data(Bytes::from(serde_json::to_vec(&params("image-1")).unwrap()))).unwrap();
     drop(sender);
     pool.run_until_stalled();
-    assert_eq!(number(inner.only().token()), 1);
+    assert_eq!(token_number(inner.only().token()), 1);
     refresh.open(1);
     pool.run_until_stalled();
     assert_eq!(number_of(&poll(&mut getting(tokens, "image-1")).unwrap()), 2, "the refresh is done");
@@ -227,13 +227,13 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
 #[test]
 fn d3_the_next_refresh_waits_after_one_that_was_late() {
     let clock = ManualClock::default();
-    let source = Source::with(|call, request| async move {
+    let source = Source::from_fn(|call, request| async move {
         if call > 1 {
             std::future::pending::<()>().await;
         }
-        Ok(numbered(call, &request, secs(600)))
+        Ok(numbered_token(call, &request, secs(600)))
     });
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let tokens = layer.token_cache().unwrap();
     let calls_after = |seconds| {
         clock.advance(secs(seconds));

@@ -39,7 +39,7 @@ impl Wake for Dropping {
 #[test]
 fn c3_when_the_one_who_drives_leaves_another_goes_on() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     for woken_first in [false, true] {
@@ -70,7 +70,7 @@ fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
     let wakes = Arc::new(Wakes::default());
     let source = {
         let (other, wakes) = (Arc::clone(&other), Arc::clone(&wakes));
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let (other, waker) = (Arc::clone(&other), Waker::from(Arc::clone(&wakes)));
             let mut polls = 0;
             async move {
@@ -85,7 +85,7 @@ fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
                     if polls < 3 { Poll::Pending } else { Poll::Ready(()) }
                 })
                 .await;
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
@@ -105,7 +105,7 @@ fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
 fn c3_no_wake_up_is_lost_among_threads() {
     const ROUNDS: usize = 200;
     let (asked, mut asking) = futures::channel::mpsc::channel::<oneshot::Sender<()>>(ROUNDS * 8);
-    let source = Source::with(move |call, request| {
+    let source = Source::from_fn(move |call, request| {
         let mut asked = asked.clone();
         async move {
             for _ in 0..3 {
@@ -113,7 +113,7 @@ fn c3_no_wake_up_is_lost_among_threads() {
                 asked.send(answer).await.map_err(TokenError::new)?;
                 answered.await.map_err(TokenError::new)?;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     });
     let layer = jwt(source.clone()).build().unwrap();
@@ -146,7 +146,7 @@ fn c3_no_wake_up_is_lost_among_threads() {
 #[test]
 fn c2_a_waker_may_drop_another_caller_of_the_same_flight() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
-    let layer = jwt_at(&clock, Source::behind(&gate));
+    let layer = jwt_with_clock(&clock, Source::gated(&gate));
     let tokens = layer.token_cache().unwrap();
     for in_time in [true, false] {
         let image = format!("image-{in_time}");

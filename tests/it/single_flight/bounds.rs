@@ -6,9 +6,9 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
-    let source = Source::with(|call, request| async move {
+    let source = Source::from_fn(|call, request| async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     });
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
@@ -74,7 +74,11 @@ async fn c5_over_max_flights_only_misses_are_overloaded() {
     send(&service, try_on("cached")).await.unwrap();
     awaited.extend(callers(&service, "image-1", 2).await);
     tokens.invalidate(&params("image-1"));
-    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::Overloaded, "detached, but in the air");
+    assert_eq!(
+        error_kind(send(&service, try_on("image-3")).await),
+        AuthErrorKind::Overloaded,
+        "detached, but in the air"
+    );
     assert_eq!((source.calls(), inner.count()), (3, 2));
 
     gate.open(2);
@@ -86,14 +90,14 @@ async fn c5_over_max_flights_only_misses_are_overloaded() {
 
 #[tokio::test(start_paused = true)]
 async fn c5_however_a_flight_ends_there_is_room_again() {
-    let source = Source::with(|call, request| async move {
+    let source = Source::from_fn(|call, request| async move {
         match call % 5 {
             1 => tokio::task::yield_now().await,
             2 => return Err(TokenError::new("no")),
             3 => panic!("a source's panic"),
             _ => std::future::pending().await,
         }
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     });
     let layer = jwt(source.clone()).max_concurrent_fetches(1).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
@@ -101,7 +105,7 @@ async fn c5_however_a_flight_ends_there_is_room_again() {
     for round in 0..3 {
         for end in 0..4 {
             let result = send(&service, try_on(&format!("image-{round}-{end}"))).await;
-            let kind = result.map_err(|error| kind(Err::<(), _>(error)));
+            let kind = result.map_err(|error| error_kind(Err::<(), _>(error)));
             match end {
                 0 => assert_eq!(kind, Ok(http::StatusCode::OK)),
                 1 | 2 => assert_eq!(kind, Err(AuthErrorKind::TokenSource)),

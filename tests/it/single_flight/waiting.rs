@@ -24,13 +24,13 @@ use super::*;
 /// A source that waits for the gate when asked for tokens of `slow`.
 fn slow_for(slow: &'static str, gate: &Gate) -> Source {
     let gate = gate.clone();
-    Source::with(move |call, request| {
+    Source::from_fn(move |call, request| {
         let gate = gate.clone();
         async move {
             if request.params() == &params(slow) {
                 gate.pass().await;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     })
 }
@@ -104,7 +104,7 @@ async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
 
 #[tokio::test]
 async fn c2_a_call_that_is_refused_gives_up_its_permit() {
-    let source = Source::with(|_, _| async { Err(TokenError::new("no")) });
+    let source = Source::from_fn(|_, _| async { Err(TokenError::new("no")) });
     let layer = jwt(source).build().unwrap();
     let mut service = layer.layer(ConcurrencyLimit::new(Recorder::new(), 1));
     let mut other = service.clone();
@@ -116,21 +116,21 @@ async fn c2_a_call_that_is_refused_gives_up_its_permit() {
 
 #[tokio::test]
 async fn c2_a_replay_that_waits_for_its_token_holds_no_permit() {
-    let (gate, refused) = (Gate::closed(), Refused::default());
+    let (gate, refused) = (Gate::closed(), RejectedTokens::default());
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 if request.force_refresh() {
                     gate.pass().await;
                 }
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
     let layer = jwt(source).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
     send(&service, try_on("image-1")).await.unwrap();
     refused.add(inner.last().token());
@@ -187,9 +187,9 @@ impl Service<Request<Full<Bytes>>> for Connection {
 
 #[tokio::test]
 async fn c2_a_replay_drops_the_first_response_before_it_needs_the_permit() {
-    let refused = Refused::default();
+    let refused = RejectedTokens::default();
     let layer = jwt(Source::new()).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let free = Arc::new(Semaphore::new(1));
     let service = layer.layer(Connection::new(&inner, &free));
     let first = service.clone().oneshot(try_on("image-1")).await.unwrap();
@@ -270,7 +270,7 @@ fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
     let gate = Gate::closed();
     let asked = {
         let (source, gate) = (source.clone(), gate.clone());
-        Source::with(move |_, request| {
+        Source::from_fn(move |_, request| {
             let (source, gate) = (source.clone(), gate.clone());
             async move {
                 source.look();
@@ -297,7 +297,7 @@ fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
         gate.open(1);
         assert!(waker.looks() > 0, "woken");
         let Poll::Ready(result) = request.poll_unpin(&mut Context::from_waker(&task)) else { panic!("not ready") };
-        assert_eq!(kind(result), AuthErrorKind::TokenSource);
+        assert_eq!(error_kind(result), AuthErrorKind::TokenSource);
         assert!(source.looks() > 1, "dropped: the call and its error");
         send(&service, try_on("image-2")).now_or_never().expect("it does not wait").unwrap_err();
     }
