@@ -75,7 +75,7 @@ fn send(service: &mut AiutaAuth<Inner>, request: Req) -> (u64, bool) {
 }
 
 #[test]
-fn a_hit_that_is_not_kept_allocates_nothing() {
+fn hit_with_no_replay_allocates_nothing() {
     let mut service = jwt();
     let without_replay = || {
         let mut request = try_on();
@@ -88,7 +88,7 @@ fn a_hit_that_is_not_kept_allocates_nothing() {
 }
 
 #[test]
-fn a_hit_for_no_params_allocates_nothing() {
+fn hit_without_params_allocates_nothing() {
     let mut service = jwt();
     let delete = || {
         let mut request = try_on();
@@ -102,7 +102,7 @@ fn a_hit_for_no_params_allocates_nothing() {
 }
 
 #[test]
-fn a_hit_that_may_be_sent_again_allocates_what_its_copy_takes() {
+fn hit_with_replay_allocates_no_more_than_its_copy() {
     let mut service = jwt();
     send(&mut service, try_on());
 
@@ -119,7 +119,7 @@ fn a_hit_that_may_be_sent_again_allocates_what_its_copy_takes() {
 }
 
 #[test]
-fn one_header_allocates_what_its_insertion_takes() {
+fn inserting_a_credential_allocates_no_more_than_the_header_map() {
     let mut plain = poll_with_full_headers();
     let insertion = measure(|| {
         plain.headers_mut().insert(HeaderName::from_static("x-user-id"), HeaderValue::from_static("id"));
@@ -137,7 +137,7 @@ fn one_header_allocates_what_its_insertion_takes() {
 
 /// That the counter counts: reading a body takes memory.
 #[test]
-fn the_counter_counts() {
+fn allocation_counter_counts() {
     let body = try_on().into_body();
     let reading = measure(|| {
         let collected = futures::executor::block_on(body.collect()).expect("it is there");

@@ -11,7 +11,7 @@ const HEADING: &str = "## Types of other crates in the public API";
 
 #[test]
 #[ignore = "reads what rustdoc writes as JSON, from the file named by RUSTDOC_JSON: see .ci/run"]
-fn the_types_of_other_crates_are_those_that_the_design_names() {
+fn foreign_types_in_public_api_match_the_design() {
     let json = std::fs::read(std::env::var("RUSTDOC_JSON").unwrap()).unwrap();
     assert_eq!(in_api(&serde_json::from_slice(&json).unwrap()), in_design());
 }

@@ -114,7 +114,7 @@ fn leak(text: &'static str) -> &'static Secret {
 }
 
 #[test]
-fn a4_the_search_finds_what_is_not_wiped() {
+fn a4_search_finds_a_string_that_is_not_zeroized() {
     let secret = Secret::new("unwiped-1-01234567");
     drop(secret.string());
     assert_eq!(FOUND[secret.number].load(Ordering::SeqCst), 1);
@@ -134,7 +134,7 @@ async fn use_up(builder: AiutaAuthBuilder) {
 }
 
 #[tokio::test]
-async fn a4_api_keys_and_subscription_ids_are_wiped() {
+async fn a4_api_keys_and_subscription_ids_are_zeroized() {
     let (key, id) = (Secret::new("key-0123456789-01234567"), Secret::new("subscription-0123"));
     use_up(AiutaAuthLayer::builder().api_key(key.text)).await;
     use_up(AiutaAuthLayer::builder().api_key(key.string())).await;
@@ -145,7 +145,7 @@ async fn a4_api_keys_and_subscription_ids_are_wiped() {
 }
 
 #[test]
-fn a4_what_a_builder_was_given_is_wiped_if_nothing_comes_of_it() {
+fn a4_secrets_of_a_dropped_or_failed_builder_are_zeroized() {
     let (key, id) = (Secret::new("k3y-0123456789-01234567"), Secret::new("5ubscription-0123"));
     let builder = AiutaAuthLayer::builder;
     drop(builder().api_key(key.string()));
@@ -167,7 +167,7 @@ fn a4_what_a_builder_was_given_is_wiped_if_nothing_comes_of_it() {
 }
 
 #[tokio::test]
-async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
+async fn a4_signer_secret_and_tokens_are_zeroized() {
     let secret = Secret::new("signers-0123456789abcdef01234567");
     let signer = || JwtSigner::hs256("issuer", secret.text).unwrap().lifetime(secs(60));
     let layer = || jwt(signer()).clock(ManualClock::default());
@@ -190,7 +190,7 @@ async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
 }
 
 #[test]
-fn a4_what_was_rotated_out_is_wiped() {
+fn a4_replaced_secrets_are_zeroized() {
     let (key, secret) = (Secret::new("r0tated-out-key-0123456789"), Secret::new("r0tated-out-secret-01234"));
     let layer = AiutaAuthLayer::api_key(key.string()).unwrap();
     layer.set_api_key("another-key").unwrap();
@@ -202,7 +202,7 @@ fn a4_what_was_rotated_out_is_wiped() {
 }
 
 #[test]
-fn a4_strings_that_are_parsed_are_wiped() {
+fn a4_parsed_strings_are_zeroized() {
     let secret = Secret::new("pars3d-t0ken-01234567");
     let token: &str = secret.token().leak();
     drop(Jwt::parse(token).unwrap().clone());
@@ -214,7 +214,7 @@ fn a4_strings_that_are_parsed_are_wiped() {
 }
 
 #[tokio::test]
-async fn a4_tokens_that_are_sent_are_wiped() {
+async fn a4_sent_tokens_are_zeroized() {
     let (at_once, awaited) = (leak("at-0nce-t0ken-01234567"), leak("await3d-t0ken-01234567"));
     use_up(jwt(source_of(&[at_once]))).await;
 
@@ -239,7 +239,7 @@ async fn a4_tokens_that_are_sent_are_wiped() {
 }
 
 #[tokio::test]
-async fn a4_tokens_that_are_refused_and_replayed_are_wiped() {
+async fn a4_rejected_and_replayed_tokens_are_zeroized() {
     let (first, second) = (leak("f1rst-t0ken-01234567"), leak("s3cond-t0ken-01234567"));
     let layer = jwt(source_of(&[first, second])).build().unwrap();
     let inner = Recorder::with_status(|seen| match seen.token().contains("f1rst") && seen.header("x-late") == "yes" {
@@ -258,7 +258,7 @@ async fn a4_tokens_that_are_refused_and_replayed_are_wiped() {
 }
 
 #[tokio::test]
-async fn a4_tokens_that_leave_the_cache_are_wiped() {
+async fn a4_tokens_removed_from_the_cache_are_zeroized() {
     let of = |secrets: &[&'static Secret]| jwt(source_of(secrets)).max_tokens(1);
     let image = |number: usize| params(&format!("image-{number}"));
 
@@ -303,7 +303,7 @@ async fn zeroize_child() {
 }
 
 #[test]
-fn a4_secrets_from_the_environment_are_wiped() {
+fn a4_secrets_from_the_environment_are_zeroized() {
     let key = ("AIUTA_API_KEY", "env-0123456789-key");
     let (secret, id) = (("AIUTA_JWT_SECRET", "3nv-0123456789-secret"), ("AIUTA_SUBSCRIPTION_ID", "e-nv-0123456789-id"));
     let issuer = ("AIUTA_JWT_ISSUER", "issuer");

@@ -60,21 +60,21 @@ const ALICE: &str = "Bearer alice-is-logged-in";
 const BOB: &str = "Bearer bob-is-logged-in";
 
 #[test]
-fn once_it_asks_itself_and_ends() {
+fn once_without_address_requests_a_token_and_exits() {
     let output = runner::example("token_server").arg("--once").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && said.contains("alice got a token"), "{said}");
 }
 
 #[tokio::test]
-async fn once_with_an_address_it_waits_for_somebody_and_ends() {
+async fn once_with_address_serves_one_request_and_exits() {
     let server = Server::start(&["--once", "--listen", "127.0.0.1:0"]);
     assert_eq!(server.ask_as(ALICE, "uploaded_image_id=alice-photo-1").await.0, 200);
     assert!(server.end().await.success());
 }
 
 #[tokio::test]
-async fn b5_a_user_gets_tokens_for_photos_of_their_own_only() {
+async fn b5_user_gets_tokens_only_for_own_photos() {
     let server = Server::start(&[]);
     for (session, query, expected) in [
         (ALICE, "uploaded_image_id=alice-photo-1&sku_id=dress-1", 200),
@@ -96,7 +96,7 @@ async fn b5_a_user_gets_tokens_for_photos_of_their_own_only() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_session_and_only_the_shop_s_pages_may_ask() {
+async fn preflight_needs_no_session_and_allows_only_the_shop_origin() {
     let server = Server::start(&[]);
     let preflight = [
         ("origin", "https://shop.example"),
@@ -115,7 +115,7 @@ async fn a_preflight_needs_no_session_and_only_the_shop_s_pages_may_ask() {
 }
 
 #[tokio::test]
-async fn the_limit_is_for_each_user_and_says_when_to_come_back() {
+async fn rate_limit_applies_per_user_and_sends_retry_after() {
     let server = Server::start(&[]);
     let photo = "uploaded_image_id=alice-photo-1";
     for session in [ALICE, "Bearer made-up", "Bearer made-up"] {

@@ -64,7 +64,7 @@ fn credentials(aiuta: &FakeAiuta) -> Vec<Credential> {
 }
 
 #[test]
-fn a_plain_run_tells_the_whole_story() {
+fn run_without_settings_shows_both_schemes() {
     let temp = tempfile::tempdir().unwrap();
     let run = run(example().env("TMPDIR", temp.path()).env("TMP", temp.path()).env("TEMP", temp.path()));
     assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{}", run.stdout);
@@ -83,7 +83,7 @@ fn a_plain_run_tells_the_whole_story() {
 }
 
 #[tokio::test]
-async fn an_api_key_in_the_environment_starts_one_operation() {
+async fn api_key_from_environment_starts_one_operation() {
     let (aiuta, server) = serve().await;
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("result.png");
@@ -100,7 +100,7 @@ async fn an_api_key_in_the_environment_starts_one_operation() {
 }
 
 #[tokio::test]
-async fn an_issuer_in_the_environment_starts_one_operation() {
+async fn issuer_from_environment_starts_one_operation() {
     let (aiuta, server) = serve().await;
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("result.png");
@@ -119,7 +119,7 @@ async fn an_issuer_in_the_environment_starts_one_operation() {
 }
 
 #[tokio::test]
-async fn what_aiuta_refuses_fails_the_run() {
+async fn request_rejected_by_aiuta_fails_the_run() {
     let (aiuta, server) = serve().await;
     let right = [("AIUTA_API_KEY", aiuta.api_key())];
     let temp = tempfile::tempdir().unwrap();
@@ -146,7 +146,7 @@ async fn what_aiuta_refuses_fails_the_run() {
 }
 
 #[test]
-fn a_photo_that_is_none_fails_before_anything_is_sent() {
+fn unusable_photo_fails_before_anything_is_sent() {
     let temp = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &[u8]| {
         let path = temp.path().join(name);
@@ -166,7 +166,7 @@ fn a_photo_that_is_none_fails_before_anything_is_sent() {
 }
 
 #[test]
-fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
+fn unwritable_output_fails_before_anything_is_sent() {
     let temp = tempfile::tempdir().unwrap();
     for path in [temp.path().join("missing").join("result.png"), temp.path().to_owned()] {
         let run = run(example().arg("--out").arg(&path));
@@ -176,14 +176,14 @@ fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_there_fails_the_run() {
+async fn unreachable_host_fails_the_run() {
     let (_socket, origin) = loopback::refusing_origin();
     let run = run(example().env("AIUTA_ORIGIN", &origin).env("AIUTA_API_KEY", FakeAiuta::API_KEY));
     assert_failed(&run, &["could not upload the photo", &origin, "refused", "Check AIUTA_ORIGIN and the network"]);
 }
 
 #[test]
-fn settings_that_cannot_work_fail_the_run() {
+fn invalid_settings_fail_the_run() {
     let key = ("AIUTA_API_KEY", FakeAiuta::API_KEY);
     let id = ("AIUTA_SUBSCRIPTION_ID", FakeAiuta::SUBSCRIPTION_ID);
     for (variables, says) in [
@@ -198,7 +198,7 @@ fn settings_that_cannot_work_fail_the_run() {
 }
 
 #[test]
-fn wrong_arguments_have_a_status_of_their_own() {
+fn invalid_arguments_exit_with_status_2() {
     for args in [&["--photo"][..], &["--sku", ""], &["--colour", "red"], &["photo.png"]] {
         let run = run(example().args(args));
         assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);

@@ -49,7 +49,7 @@ impl<T> Future for Fut<T> {
 type Of<T, F> = ResponseFuture<Inner<T, Fut<F>>, Full<Bytes>>;
 
 #[test]
-fn f4_handles_and_errors() {
+fn f4_handles_and_errors_are_send_and_sync() {
     assert_impl_all!(AiutaAuthLayer: Clone, Send, Sync, Unpin);
     assert_impl_all!(AiutaAuthMiddleware: Clone, Send, Sync, Unpin, std::fmt::Debug, reqwest_middleware::Middleware);
     assert_impl_all!(AiutaAuthBuilder: Send, Sync, Unpin);
@@ -77,7 +77,7 @@ fn f4_handles_and_errors() {
 }
 
 #[test]
-fn f4_the_service_is_what_its_inner_service_is() {
+fn f4_service_auto_traits_follow_the_inner_service() {
     assert_impl_all!(AiutaAuth<()>: Send, Sync, Unpin);
     assert_impl_all!(AiutaAuth<Cell<()>>: Send);
     assert_not_impl_any!(AiutaAuth<Cell<()>>: Sync);
@@ -86,7 +86,7 @@ fn f4_the_service_is_what_its_inner_service_is() {
 }
 
 #[test]
-fn f4_the_future_is_what_its_parts_are() {
+fn f4_future_auto_traits_follow_its_parts() {
     assert_impl_all!(Of<(), ()>: Send, Sync, Unpin);
     assert_impl_all!(Of<(), Cell<()>>: Send, Unpin);
     assert_not_impl_any!(Of<(), Cell<()>>: Sync);
@@ -98,7 +98,7 @@ fn f4_the_future_is_what_its_parts_are() {
 }
 
 #[test]
-fn f4_nothing_but_its_parts_bounds_the_life_of_the_future() {
+fn f4_future_borrows_only_what_its_parts_borrow() {
     fn is_static<T: 'static>() {}
     is_static::<Of<(), ()>>();
     is_static::<TokenCache>();

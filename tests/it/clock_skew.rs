@@ -137,7 +137,7 @@ fn date(clock: &ManualClock) -> String {
 }
 
 #[tokio::test]
-async fn h1_a_machine_ten_minutes_off_gets_its_try_ons_through_and_only_the_first_costs_more() {
+async fn h1_clock_ten_minutes_off_costs_only_the_first_request_a_replay() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
         // A source that is done at once, and one that has to be waited for.
         for waits in [false, true] {
@@ -164,7 +164,7 @@ async fn h1_a_machine_ten_minutes_off_gets_its_try_ons_through_and_only_the_firs
 }
 
 #[tokio::test]
-async fn h1_the_first_request_is_sent_again_as_it_was() {
+async fn h1_replay_is_identical_except_for_the_token() {
     let pair = Pair::off_by(-10 * MINUTES);
     let image = pair.upload().await;
     pair.start(&image).await;
@@ -178,7 +178,7 @@ async fn h1_the_first_request_is_sent_again_as_it_was() {
 }
 
 #[tokio::test]
-async fn h1_freshness_goes_by_the_corrected_clock() {
+async fn h1_freshness_uses_the_corrected_clock() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
         let pair = Pair::with(seconds, |builder| builder.refresh_ahead(0.0));
         let image = pair.upload().await;
@@ -192,7 +192,7 @@ async fn h1_freshness_goes_by_the_corrected_clock() {
 }
 
 #[tokio::test]
-async fn h1_a_request_that_may_not_be_sent_again_still_helps_the_next() {
+async fn h1_request_that_is_not_replayed_still_adopts_the_offset() {
     let no_replay = |_: &AiutaAuthLayer| {
         let mut request = try_on("image-1");
         request.extensions_mut().insert(NoReplay);
@@ -221,7 +221,7 @@ async fn h1_a_request_that_may_not_be_sent_again_still_helps_the_next() {
 }
 
 #[tokio::test]
-async fn h1_a_token_out_of_the_cache_is_replaced_by_one_of_the_right_clock() {
+async fn h1_rejected_cached_token_is_replaced_by_the_corrected_clock() {
     // It was fetched by the wrong one.
     let pair = Pair::off_by(-10 * MINUTES);
     let image = pair.upload().await;
@@ -240,7 +240,7 @@ async fn h1_a_token_out_of_the_cache_is_replaced_by_one_of_the_right_clock() {
 }
 
 #[tokio::test]
-async fn h1_nothing_is_sent_a_third_time() {
+async fn h1_request_is_never_sent_a_third_time() {
     // The first answer has no date; by the second, to a token that was fetched for the request, it is too late for this one.
     let clock = ManualClock::default();
     let source = Source::new();
@@ -264,7 +264,7 @@ async fn h1_nothing_is_sent_a_third_time() {
 }
 
 #[test]
-fn h1_needs_no_runtime() {
+fn h1_offset_is_adopted_without_a_runtime() {
     let pair = Pair::off_by(10 * MINUTES);
     futures::executor::block_on(async {
         let image = pair.upload().await;
@@ -274,7 +274,7 @@ fn h1_needs_no_runtime() {
 }
 
 #[tokio::test]
-async fn h1_over_a_connection() {
+async fn h1_offset_is_adopted_over_a_real_connection() {
     let right = ManualClock::default();
     let ours = off_by(10 * MINUTES, &right);
     let aiuta = FakeAiuta::new().with_clock(right);

@@ -83,7 +83,7 @@ where
 }
 
 #[tokio::test]
-async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
+async fn layer_works_on_every_client_with_its_own_body_type() {
     exercise::<_, Full<Bytes>, _>(hyper(false), "HTTP/1").await;
     exercise::<_, Full<Bytes>, _>(hyper(true), "HTTP/2").await;
     exercise::<_, AxumBody, _>(hyper(true), "HTTP/2, axum's body").await;
@@ -91,7 +91,7 @@ async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
 }
 
 #[tokio::test]
-async fn the_layer_works_directly_on_an_axum_router_in_process() {
+async fn layer_works_on_an_axum_router_in_process() {
     let (aiuta, server, image) = aiuta().await;
     for layer in [api_key_layer(&aiuta, &server), jwt_layer(&aiuta, &server)] {
         aiuta.clear_requests();
@@ -109,7 +109,7 @@ async fn the_layer_works_directly_on_an_axum_router_in_process() {
 }
 
 #[tokio::test]
-async fn each_client_speaks_its_version_of_http() {
+async fn each_client_uses_its_http_version() {
     for ((name, transport), version) in
         networks().into_iter().zip([Version::HTTP_11, Version::HTTP_2, Version::HTTP_11])
     {
@@ -141,7 +141,7 @@ impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
 }
 
 #[tokio::test]
-async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
+async fn retry_outside_the_layer_authenticates_every_attempt() {
     for at in 0..4 {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;
@@ -156,7 +156,7 @@ async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
 }
 
 #[tokio::test]
-async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
+async fn retry_inside_the_layer_repeats_with_the_same_token() {
     for at in 0..4 {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;
@@ -173,7 +173,7 @@ async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
 }
 
 #[tokio::test]
-async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_goes_on() {
+async fn timeout_outside_the_layer_ends_the_wait_but_not_the_fetch() {
     for (name, transport) in networks() {
         let home = Recorder::new();
         let server = Server::recording(&home).await;
@@ -193,7 +193,7 @@ async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_go
 }
 
 #[tokio::test]
-async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
+async fn timeout_inside_the_layer_ends_one_attempt_and_keeps_the_token() {
     for (name, transport) in networks() {
         let (aiuta, server, image) = aiuta().await;
         let layer = jwt_layer(&aiuta, &server);
@@ -226,7 +226,7 @@ async fn there_and_back() -> (Server, Recorder, Server, Recorder) {
 }
 
 #[tokio::test]
-async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() {
+async fn a5_redirect_followed_outside_the_layer_leaks_no_credential() {
     for (name, transport) in networks() {
         let (aiuta, home, _foreign, abroad) = there_and_back().await;
         let origins = [aiuta.origin()];
@@ -246,7 +246,7 @@ async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() 
 }
 
 #[tokio::test]
-async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abroad_as_the_readme_warns() {
+async fn a5_redirect_followed_inside_the_layer_leaks_api_key_and_subscription_id() {
     // Not as it should be: as tower-http is. The layer can't see what happens beneath it.
     for (name, transport) in networks() {
         let (aiuta, _, _foreign, abroad) = there_and_back().await;
@@ -263,7 +263,7 @@ async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abro
 }
 
 #[tokio::test]
-async fn the_order_in_the_readme_works_over_every_transport() {
+async fn readme_order_works_over_every_transport() {
     for at in 0..4 {
         // A stand-in for each, so that nothing is left of another.
         let (aiuta, server, image) = aiuta().await;

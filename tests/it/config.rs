@@ -29,7 +29,7 @@ fn refused(result: Result<AiutaAuthLayer, ConfigError>, setting: &str, hidden: &
 }
 
 #[test]
-fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
+fn config_secrets_illegal_in_a_header_are_rejected_and_never_shown() {
     for (value, problem) in [
         ("", "empty"),
         ("s3cr3t\n", "line break"),
@@ -56,7 +56,7 @@ fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
 }
 
 #[test]
-fn config_secrets_of_any_other_shape_are_taken() {
+fn config_secrets_of_any_other_shape_are_accepted() {
     for value in
         ["x", "demo", "65f0c0ffee65f0c0ffee65f0", "with inner blank", "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~", "ключ"]
     {
@@ -67,7 +67,7 @@ fn config_secrets_of_any_other_shape_are_taken() {
 }
 
 #[test]
-fn config_origins_have_to_be_origins() {
+fn config_invalid_origins_are_rejected() {
     for origin in [
         "",
         "hidden.example",
@@ -107,7 +107,7 @@ fn config_origins_have_to_be_origins() {
 }
 
 #[test]
-fn config_numbers_have_to_make_sense() {
+fn config_numbers_out_of_range_are_rejected() {
     let ahead = |fraction| api_key().refresh_ahead(fraction).build();
     for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::MIN_POSITIVE] {
         refused(ahead(fraction), "refresh_ahead", "");
@@ -130,7 +130,7 @@ fn config_numbers_have_to_make_sense() {
 }
 
 #[test]
-fn config_signed_fields_have_to_be_params() {
+fn config_signed_fields_must_be_valid_param_names() {
     let fields = |fields: &[&str]| jwt(Source::new()).signed_fields(fields.to_vec()).build();
     refused(fields(&[]), "signed_fields", "");
     refused(fields(&["sku_id", ""]), "signed_fields", "");
@@ -141,7 +141,7 @@ fn config_signed_fields_have_to_be_params() {
 }
 
 #[test]
-fn config_a_base_path_begins_with_a_slash_and_is_a_path() {
+fn config_base_path_must_be_an_absolute_path() {
     for path in ["aiuta", "aiuta/v1", "https://gateway.example/aiuta", " /aiuta", "?", "/aiuta?x=1", "/aiuta#x"] {
         refused(api_key().base_path(path).build(), "base_path", "");
     }
@@ -151,7 +151,7 @@ fn config_a_base_path_begins_with_a_slash_and_is_a_path() {
 }
 
 #[test]
-fn config_one_credential_is_needed_and_not_two() {
+fn config_exactly_one_credential_is_required() {
     let text = refused(AiutaAuthLayer::builder().build(), "credential", "");
     assert!(text.contains("api_key") && text.contains("jwt"), "{text}");
     let builder = AiutaAuthLayer::builder;
@@ -167,7 +167,7 @@ fn config_one_credential_is_needed_and_not_two() {
 }
 
 #[tokio::test]
-async fn config_a_setting_given_twice_counts_as_given_last() {
+async fn config_last_value_of_a_repeated_setting_wins() {
     let layer =
         api_key().api_key("other").origins(["http://10.0.0.1"]).origins(["https://api.aiuta.com"]).build().unwrap();
     let inner = Recorder::new();
@@ -230,7 +230,7 @@ const JWT: [(&str, &str); 3] =
     [("AIUTA_SUBSCRIPTION_ID", "id-s3cr3t"), ("AIUTA_JWT_ISSUER", "issuer-1"), ("AIUTA_JWT_SECRET", "jwt-s3cr3t")];
 
 #[test]
-fn config_from_env_with_an_api_key() {
+fn config_from_env_builds_an_api_key() {
     let credential = r#"{"x-api-key": "key-1"}"#;
     let expected = format!(
         "built\napi.aiuta.com GET {credential}\napi.aiuta.com POST {credential}\n\
@@ -246,7 +246,7 @@ fn config_from_env_with_an_api_key() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_signer() {
+async fn config_from_env_builds_a_signer() {
     let shown = from_env(&JWT);
     let lines: Vec<_> = shown.lines().collect();
     assert_eq!(lines[..2], ["built", r#"api.aiuta.com GET {"x-user-id": "id-s3cr3t"}"#]);
@@ -263,7 +263,7 @@ async fn config_from_env_with_a_signer() {
 }
 
 #[test]
-fn config_from_env_refuses_by_the_variables_names() {
+fn config_from_env_errors_name_the_variables() {
     let key = ("AIUTA_API_KEY", "key-s3cr3t");
     let half = |left_out: usize| JWT.into_iter().enumerate().filter(move |(i, _)| *i != left_out).map(|(_, each)| each);
     let schemes = ["AIUTA_API_KEY", "AIUTA_SUBSCRIPTION_ID", "AIUTA_JWT_ISSUER", "AIUTA_JWT_SECRET"];

@@ -51,7 +51,7 @@ fn assert_one_credential(seen: &SentRequest, name: &str) {
 }
 
 #[tokio::test]
-async fn a1_one_credential_leaves_and_the_callers_own_are_replaced() {
+async fn a1_one_credential_replaces_those_of_the_caller() {
     let seen = sent(&api_key(), with_junk(try_on("image-1"))).await;
     assert_one_credential(&seen, "x-api-key");
     assert_eq!(seen.header("x-api-key"), KEY);
@@ -66,7 +66,7 @@ async fn a1_one_credential_leaves_and_the_callers_own_are_replaced() {
 }
 
 #[tokio::test]
-async fn a1_a_replay_carries_one_credential_too() {
+async fn a1_replay_carries_one_credential() {
     let (source, refused) = (Source::new(), RejectedTokens::default());
     let layer = jwt(source).build().unwrap();
     let inner = Recorder::rejecting(&refused);
@@ -82,7 +82,7 @@ async fn a1_a_replay_carries_one_credential_too() {
 }
 
 #[tokio::test]
-async fn a1_an_api_key_goes_with_every_operation() {
+async fn a1_api_key_is_sent_with_every_operation() {
     let layer =
         AiutaAuthLayer::builder().api_key(KEY).access_rule(|_, _| Some(Access::SubscriptionId)).build().unwrap();
     for access in [None, Some(Access::Jwt), Some(Access::SubscriptionId)] {
@@ -95,7 +95,7 @@ async fn a1_an_api_key_goes_with_every_operation() {
 }
 
 #[tokio::test]
-async fn a1_an_anonymous_request_or_one_to_another_origin_is_untouched() {
+async fn a1_anonymous_and_foreign_requests_are_untouched() {
     let source = Source::new();
     let plain = [api_key(), jwt(source.clone()).build().unwrap()];
     let anonymous = |_: &Method, _: &http::Uri| Some(Access::Anonymous);
@@ -165,7 +165,7 @@ const TABLE: [(&str, &str, &str); 30] = [
 ];
 
 #[tokio::test]
-async fn a3_the_table_decides_on_both_base_paths() {
+async fn a3_table_selects_the_credential_on_both_paths() {
     for base in ["digital-try-on/v1", "v1"] {
         for (method, path, credential) in TABLE {
             let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com/{base}/{path}?a=b"))).await;
@@ -175,7 +175,7 @@ async fn a3_the_table_decides_on_both_base_paths() {
 }
 
 #[tokio::test]
-async fn a3_other_products_have_a_table_of_their_own() {
+async fn a3_other_products_have_their_own_table() {
     for (method, path, credential) in [
         ("POST", "/analytics/v1/ios-sdk-analytics", USER_ID),
         ("POST", "/analytics/v1/android-sdk-analytics", USER_ID),
@@ -197,7 +197,7 @@ async fn a3_other_products_have_a_table_of_their_own() {
 }
 
 #[tokio::test]
-async fn a3_the_table_is_read_below_the_base_path() {
+async fn a3_table_applies_below_the_base_path() {
     for (base, path, credential) in [
         ("", "/aiuta/v1/uploaded_images", BEARER),
         ("/aiuta", "/aiuta/v1/uploaded_images", USER_ID),
@@ -220,7 +220,7 @@ async fn a3_the_table_is_read_below_the_base_path() {
 }
 
 #[tokio::test]
-async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
+async fn a3_extension_overrides_access_rule_and_access_rule_overrides_table() {
     let (bearer, user_id, nothing) = (&[BEARER][..], &[USER_ID][..], &[][..]);
     let get_image = ("GET", "https://api.aiuta.com/v1/uploaded_images/1", user_id);
     let start = ("POST", TRY_ON, bearer);
@@ -248,7 +248,7 @@ async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
 }
 
 #[tokio::test]
-async fn a3_the_rule_sees_method_and_uri() {
+async fn a3_access_rule_sees_method_and_uri() {
     let layer = jwt(Source::new())
         .access_rule(|method, uri| {
             (*method == Method::GET && uri.path() == "/status" && uri.query() == Some("a=%20b"))
@@ -277,7 +277,7 @@ async fn passes(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: S
 }
 
 #[tokio::test]
-async fn e3_refusals_that_are_not_a_tokens_pass_untouched_and_are_sent_once() {
+async fn e3_errors_for_api_key_or_subscription_id_pass_through_untouched() {
     for status in [400, 401, 403, 404, 422, 429, 500, 502, 503, 504] {
         let status = StatusCode::from_u16(status).unwrap();
         passes(&api_key(), try_on("image-1"), status).await;
@@ -286,7 +286,7 @@ async fn e3_refusals_that_are_not_a_tokens_pass_untouched_and_are_sent_once() {
 }
 
 #[tokio::test]
-async fn e3_only_a_401_costs_a_token() {
+async fn e3_only_401_forgets_a_token() {
     let source = Source::new();
     let layer = jwt(source.clone()).build().unwrap();
     for status in [400, 403, 429, 500, 502, 503] {

@@ -44,14 +44,14 @@ fn with_claims(claims: impl Fn(u64, usize) -> serde_json::Value + Send + Sync + 
 }
 
 #[tokio::test]
-async fn d1_a_token_is_used_until_shortly_before_its_end() {
+async fn d1_token_is_used_until_its_end_less_a_margin() {
     let clock = ManualClock::default();
     let layer = without_refresh(&clock, Source::new());
     assert_eq!(ask_at(&layer, &clock, &[0, 30, 54, 55, 109, 110]).await, [1, 1, 1, 2, 2, 3]);
 }
 
 #[tokio::test]
-async fn d1_the_lifetime_counts_from_the_start_of_the_fetch() {
+async fn d1_lifetime_is_exp_minus_iat_when_the_issuer_clock_is_ahead() {
     // The issuer's clock is an hour ahead: `exp` alone would give the token 61 minutes.
     let source = with_claims(|now, _| json!({"iat": now + 3600, "exp": now + 3660}));
     let clock = ManualClock::default();
@@ -60,7 +60,7 @@ async fn d1_the_lifetime_counts_from_the_start_of_the_fetch() {
 }
 
 #[tokio::test]
-async fn d1_the_start_of_the_fetch_counts_not_its_end() {
+async fn d1_lifetime_counts_from_the_start_of_the_fetch() {
     let clock = ManualClock::default();
     let slow = clock.clone();
     let source = Source::from_fn(move |number, request| {
@@ -77,7 +77,7 @@ async fn d1_the_start_of_the_fetch_counts_not_its_end() {
 }
 
 #[tokio::test]
-async fn d1_a_clock_that_goes_back_makes_tokens_unusable() {
+async fn d1_clock_step_back_makes_tokens_unusable() {
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, Source::new());
     assert_eq!(ask(&layer).await, 1);
@@ -88,7 +88,7 @@ async fn d1_a_clock_that_goes_back_makes_tokens_unusable() {
 }
 
 #[tokio::test]
-async fn d1_a_token_without_exp_has_the_fallback_lifetime() {
+async fn d1_token_without_exp_has_the_fallback_lifetime() {
     let clock = ManualClock::default();
     let source = with_claims(|_, _| json!({}));
     let layer = jwt(source).clock(clock.clone()).fallback_lifetime(secs(600)).refresh_ahead(0.0).build().unwrap();
@@ -100,7 +100,7 @@ async fn d1_a_token_without_exp_has_the_fallback_lifetime() {
 }
 
 #[tokio::test]
-async fn d1_absurd_claims_do_no_harm() {
+async fn d1_extreme_claims_do_not_panic() {
     for (claims, kept) in [
         (json!({"exp": u64::MAX}), true),
         (json!({"exp": u64::MAX, "iat": u64::MAX}), false),
@@ -122,7 +122,7 @@ async fn d1_absurd_claims_do_no_harm() {
 }
 
 #[tokio::test]
-async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
+async fn d2_token_near_its_end_is_served_while_one_refresh_runs() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let clock = ManualClock::default();
@@ -140,7 +140,7 @@ async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
 }
 
 #[tokio::test]
-async fn d2_a_token_that_is_not_used_is_not_refreshed() {
+async fn d2_unused_token_is_not_refreshed() {
     let clock = ManualClock::default();
     let source = Source::new();
     let layer = jwt_with_clock(&clock, source.clone());
@@ -163,7 +163,7 @@ fn failing(fail: &Arc<AtomicBool>) -> Source {
 }
 
 #[tokio::test]
-async fn d3_a_failed_refresh_takes_nothing_away_and_the_next_waits_longer_each_time() {
+async fn d3_failed_refresh_keeps_the_token_and_backs_off() {
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
@@ -184,7 +184,7 @@ async fn d3_a_failed_refresh_takes_nothing_away_and_the_next_waits_longer_each_t
 }
 
 #[tokio::test]
-async fn d3_the_wait_after_a_failed_refresh_never_delays_a_miss() {
+async fn d3_refresh_backoff_never_delays_a_miss() {
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
@@ -198,7 +198,7 @@ async fn d3_the_wait_after_a_failed_refresh_never_delays_a_miss() {
 }
 
 #[tokio::test]
-async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
+async fn d3_refresh_that_returns_the_same_token_backs_off() {
     let clock = ManualClock::default();
     let end = unix_seconds(clock.now()) + 60;
     let source = with_claims(move |_, _| json!({"exp": end}));
@@ -220,7 +220,7 @@ async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
 }
 
 #[tokio::test]
-async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept() {
+async fn d4_expired_token_is_served_to_waiters_and_not_cached() {
     let gate = Gate::closed();
     let source = Source::from_fn({
         let gate = gate.clone();
@@ -252,7 +252,7 @@ async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept
 }
 
 #[tokio::test]
-async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
+async fn d5_fetch_after_401_sets_force_refresh() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let refused = RejectedTokens::default();
@@ -273,7 +273,7 @@ async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
 }
 
 #[tokio::test]
-async fn d5_also_when_the_401_itself_could_not_be_mended() {
+async fn d5_fetch_after_401_without_replay_sets_force_refresh() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let gate = Gate::closed();

@@ -77,7 +77,7 @@ fn signed(answer: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn issuer_signs_the_params_of_a_query_and_of_a_json_object() {
+async fn issuer_signs_params_from_query_and_json() {
     for (request, expected) in [
         (query("uploaded_image_id=a+b%2Bc&sku_ids=x%2Cy"), json!({"uploaded_image_id": "a b+c", "sku_ids": "x,y"})),
         (query("product_id=42&sku_id="), json!({"product_id": "42", "sku_id": ""})),
@@ -94,7 +94,7 @@ async fn issuer_signs_the_params_of_a_query_and_of_a_json_object() {
 }
 
 #[tokio::test]
-async fn issuer_refuses_what_it_can_not_read_for_certain() {
+async fn issuer_rejects_ambiguous_or_malformed_requests() {
     let many = format!(r#"{{"sku_id":"{}"}}"#, "x".repeat(16 * 1024));
     let over_4_kib = format!(r#"{{"sku_id":"{}"}}"#, "x".repeat(5 * 1024));
     let deep = format!(r#"{{"sku_id":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
@@ -169,7 +169,7 @@ async fn issuer_refuses_what_it_can_not_read_for_certain() {
 }
 
 #[tokio::test]
-async fn issuer_reads_a_body_that_tells_no_length_up_to_the_limit() {
+async fn issuer_reads_a_body_of_unknown_length_up_to_the_limit() {
     for (bytes, cut, status) in [(16 * 1024, false, 400), (16 * 1024 + 1, false, 413), (100, true, 400)] {
         let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(1);
         tokio::spawn(async move {
@@ -186,7 +186,7 @@ async fn issuer_reads_a_body_that_tells_no_length_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn issuer_fields_are_the_ones_that_may_be_asked_for() {
+async fn issuer_accepts_only_the_configured_fields() {
     let issuer = asked().issuer.fields(["look_id"]).unwrap();
     assert_eq!(signed(&ask(&issuer, query("look_id=7")).await.2), json!({"look_id": "7"}));
     assert_eq!(ask(&issuer, query("sku_id=7")).await.0, 400);
@@ -196,7 +196,7 @@ async fn issuer_fields_are_the_ones_that_may_be_asked_for() {
 }
 
 #[tokio::test]
-async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
+async fn issuer_signs_what_the_authorizer_returns() {
     async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
         match head.headers.get("cookie").map(|cookie| cookie.to_str().unwrap()) {
             None => Err(IssuerError::unauthorized()),
@@ -236,7 +236,7 @@ async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
 }
 
 #[tokio::test]
-async fn issuer_tells_nobody_why_the_signer_failed() {
+async fn issuer_hides_the_reason_of_a_signing_failure() {
     type Make = fn() -> TokenError;
     for (error, expected, retry_after) in [
         ((|| TokenError::new("hush-hush")) as Make, 500, None),
@@ -255,7 +255,7 @@ async fn issuer_tells_nobody_why_the_signer_failed() {
 }
 
 #[tokio::test]
-async fn issuer_answers_the_documented_requests_as_documented() {
+async fn issuer_matches_the_documented_component() {
     // What Python's http.client sent to the documented component, and what that signed; see tests/fixtures/make.py.
     let documented = |answer: &str| {
         let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -277,7 +277,7 @@ async fn issuer_answers_the_documented_requests_as_documented() {
 }
 
 #[tokio::test]
-async fn issuer_mounts_in_axum() {
+async fn issuer_is_an_axum_route_service() {
     let app = axum::Router::new().route_service("/aiuta_jwt", asked().issuer);
     let answer = |request: Request<Full<Bytes>>| app.clone().oneshot(request.map(axum::body::Body::new));
     assert_eq!(answer(query("sku_id=x")).await.unwrap().status(), 200);
@@ -285,7 +285,7 @@ async fn issuer_mounts_in_axum() {
 }
 
 #[tokio::test]
-async fn issuer_pyjwt_and_jwt_signer_accept_each_other() {
+async fn issuer_tokens_and_pyjwt_tokens_are_interchangeable() {
     let clock = ManualClock::default();
     // PyJWT verified these bytes when the fixtures were made.
     let params = AuthParams::new()

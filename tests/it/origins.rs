@@ -34,7 +34,7 @@ fn with_hosts(mut request: Request<Full<Bytes>>, hosts: &[&[u8]]) -> Request<Ful
 }
 
 #[tokio::test]
-async fn a2_scheme_host_and_effective_port_have_to_be_the_default_origins() {
+async fn a2_scheme_host_and_effective_port_must_match_the_default_origin() {
     for (uri, expected) in [
         ("https://api.aiuta.com/v1/x", true),
         ("https://api.aiuta.com", true),
@@ -90,7 +90,7 @@ async fn a2_scheme_host_and_effective_port_have_to_be_the_default_origins() {
 }
 
 #[tokio::test]
-async fn a2_origins_replace_the_default_and_each_is_trusted_as_a_whole() {
+async fn a2_configured_origins_replace_the_default() {
     let set = |builder: AiutaAuthBuilder| {
         builder.origins([
             "https://API.preprod.aiuta.com",
@@ -128,7 +128,7 @@ async fn a2_origins_replace_the_default_and_each_is_trusted_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a2_host_headers_have_to_agree_with_the_uri() {
+async fn a2_host_header_must_match_the_uri() {
     for (hosts, expected) in [
         (&[b"api.aiuta.com".as_slice()][..], true),
         (&[b"API.aiuta.com:443"], true),
@@ -168,7 +168,7 @@ async fn a2_host_headers_have_to_agree_with_the_uri() {
 }
 
 #[tokio::test]
-async fn a2_with_several_origins_uri_and_host_headers_have_to_name_the_same_one() {
+async fn a2_host_header_must_name_the_same_origin_as_the_uri() {
     let set = |builder: AiutaAuthBuilder| {
         builder
             .origins(["https://api.aiuta.com", "https://gateway.example", "http://localhost:3000"])
@@ -191,7 +191,7 @@ async fn a2_with_several_origins_uri_and_host_headers_have_to_name_the_same_one(
 }
 
 #[tokio::test]
-async fn a2_origin_form_is_trusted_only_when_told_so() {
+async fn a2_origin_form_is_trusted_only_if_configured() {
     for uri in ["/v1/x", "/", "/v1/x?url=https://evil.example"] {
         assert!(!trusted(|builder| builder, &get(uri)).await, "{uri}");
         assert!(!trusted(|builder| builder.trust_origin_form(false), &get(uri)).await, "{uri}");
@@ -202,7 +202,7 @@ async fn a2_origin_form_is_trusted_only_when_told_so() {
 }
 
 #[tokio::test]
-async fn a2_a_network_path_names_a_host_of_its_own() {
+async fn a2_network_path_reference_is_never_trusted() {
     // RFC 3986 §4.2: joined to a base URL, `//evil.example/x` leads to evil.example; `url` reads a backslash as a slash.
     for uri in ["//evil.example/v1/x", "//api.aiuta.com/v1/x", "///evil.example/v1/x", "/\\evil.example/v1/x"] {
         assert!(!trusted(|builder| builder.trust_origin_form(true), &get(uri)).await, "{uri}");
@@ -230,7 +230,7 @@ fn build(origin: &str, dangerous: bool) -> Result<AiutaAuthLayer, ConfigError> {
 }
 
 #[tokio::test]
-async fn a2_plaintext_is_for_loopback_hosts_unless_that_is_lifted() {
+async fn a2_plaintext_origin_must_be_loopback_unless_allowed() {
     for origin in [
         "http://localhost",
         "http://LOCALHOST:3000",

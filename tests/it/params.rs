@@ -36,14 +36,14 @@ async fn of_body(body: impl Into<Bytes>) -> Result<Value, AuthErrorKind> {
 }
 
 #[tokio::test]
-async fn b1_the_body_of_a_try_on_gives_the_signed_fields() {
+async fn b1_try_on_body_provides_the_signed_fields() {
     let expected = json!({"uploaded_image_id": "image-1", "sku_ids": ["dress-1", "belt-7"]});
     assert_eq!(made_for(post(SKU_IMAGES, BODY)).await, Ok(expected.clone()));
     assert_eq!(made_for(post(TRY_ON, BODY)).await, Ok(expected));
 }
 
 #[tokio::test]
-async fn b1_values_keep_their_json_types_and_nulls_are_left_out() {
+async fn b1_values_keep_json_types_and_nulls_are_omitted() {
     let body = r#" {"sku_id": null, "product_id": -42, "sku_catalog_name": false, "sku_ids": [], "uploaded_image_id": "\u0061\"\n"} "#;
     let expected = json!({"product_id": -42, "sku_catalog_name": false, "sku_ids": [], "uploaded_image_id": "a\"\n"});
     assert_eq!(of_body(body).await, Ok(expected));
@@ -51,26 +51,26 @@ async fn b1_values_keep_their_json_types_and_nulls_are_left_out() {
 }
 
 #[tokio::test]
-async fn b1_only_the_top_level_counts() {
+async fn b1_nested_fields_are_not_read() {
     let nested = r#"{"options":{"sku_id":"inner"},"uploaded_image_id":"image-1","list":[{"sku_id":"x"}]}"#;
     assert_eq!(of_body(nested).await, Ok(json!({"uploaded_image_id": "image-1"})));
 }
 
 #[tokio::test]
-async fn b1_params_in_the_extensions_win_and_the_body_is_not_parsed() {
+async fn b1_params_in_extensions_override_the_body() {
     let mut request = post(SKU_IMAGES, "no JSON at all");
     request.extensions_mut().insert(params("image-2"));
     assert_eq!(made_for(request).await, Ok(json!({"sku_id": "dress-1", "uploaded_image_id": "image-2"})));
 }
 
 #[tokio::test]
-async fn b1_other_secured_requests_get_a_token_for_empty_params() {
+async fn b1_other_requests_with_a_jwt_get_empty_params() {
     let request = Request::delete("https://api.aiuta.com/v1/sku_items/7").body(Full::from(BODY)).unwrap();
     assert_eq!(made_for(request).await, Ok(json!({})));
 }
 
 #[tokio::test]
-async fn b1_the_signed_fields_can_be_chosen() {
+async fn b1_signed_fields_are_configurable() {
     let layer = jwt(Source::new()).signed_fields(["hijab_protection", "x"]).build().unwrap();
     let inner = Recorder::new();
     send(&service(&layer, &inner), post(SKU_IMAGES, BODY)).await.unwrap();
@@ -78,7 +78,7 @@ async fn b1_the_signed_fields_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn b2_the_inner_service_gets_the_very_same_bytes() {
+async fn b2_inner_service_receives_identical_bytes() {
     let spaced = " {\n \"uploaded_image_id\" : \"image-1\", \"sku_id\":\"\\u0061\", \"sku_id2\": 1.50 }\n";
     let layer = jwt(Source::new()).build().unwrap();
     for body in [BODY, spaced] {
@@ -89,7 +89,7 @@ async fn b2_the_inner_service_gets_the_very_same_bytes() {
 }
 
 #[tokio::test]
-async fn b2_a_body_in_many_frames_arrives_whole() {
+async fn b2_body_in_many_frames_arrives_complete() {
     let frames = BODY.as_bytes().chunks(7).map(Bytes::copy_from_slice).collect::<Vec<_>>();
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(1);
     let layer = jwt(Source::new()).build().unwrap();
@@ -106,7 +106,7 @@ async fn b2_a_body_in_many_frames_arrives_whole() {
 }
 
 #[tokio::test]
-async fn b2_uploads_and_other_requests_stream_through() {
+async fn b2_bodies_that_are_not_read_are_streamed() {
     for (method, uri, extension) in [
         ("POST", "https://api.aiuta.com/digital-try-on/v1/uploaded_images", false),
         ("POST", "https://api.aiuta.com/studio/v1/uploaded_images", false),
@@ -140,7 +140,7 @@ async fn b2_uploads_and_other_requests_stream_through() {
 }
 
 #[tokio::test]
-async fn b3_a_try_on_without_any_param_is_not_sent() {
+async fn b3_try_on_without_params_is_not_sent() {
     for body in ["{}", r#"{"hijab_protection":true}"#, r#"{"sku_id":null}"#, ""] {
         assert_eq!(of_body(body).await, Err(AuthErrorKind::MissingParams), "{body}");
     }
@@ -152,7 +152,7 @@ async fn b3_a_try_on_without_any_param_is_not_sent() {
 }
 
 #[tokio::test]
-async fn b3_a_body_that_is_no_json_object_is_not_sent() {
+async fn b3_body_that_is_not_a_json_object_is_not_sent() {
     let not_utf8 = b"{\"uploaded_image_id\":\"image-1\",\"other\":\"\xff\"}".as_slice();
     let deep = format!(r#"{{"sku_id":"a","x":{}"#, "[".repeat(60_000));
     let bodies: Vec<Bytes> = vec![
@@ -170,7 +170,7 @@ async fn b3_a_body_that_is_no_json_object_is_not_sent() {
 }
 
 #[tokio::test]
-async fn b3_a_signed_field_that_occurs_twice_is_not_sent() {
+async fn b3_duplicate_signed_field_is_not_sent() {
     for body in [
         r#"{"sku_id":"a","sku_id":"a"}"#,
         r#"{"sku_id":"a","\u0073ku_id":"b"}"#,
@@ -184,7 +184,7 @@ async fn b3_a_signed_field_that_occurs_twice_is_not_sent() {
 }
 
 #[tokio::test]
-async fn b3_a_signed_field_that_is_no_plain_value_is_not_sent() {
+async fn b3_signed_field_of_unsupported_type_is_not_sent() {
     for value in [
         "1.5",
         "1.0",
@@ -204,7 +204,7 @@ async fn b3_a_signed_field_that_is_no_plain_value_is_not_sent() {
 }
 
 #[tokio::test]
-async fn b3_a_body_over_the_limit_is_not_sent() {
+async fn b3_body_over_the_limit_is_not_sent() {
     let at = |limit: usize| async move {
         let layer = jwt(Source::new()).body_limit(limit).build().unwrap();
         let inner = Recorder::new();
@@ -217,7 +217,7 @@ async fn b3_a_body_over_the_limit_is_not_sent() {
 }
 
 #[tokio::test]
-async fn b3_an_endless_body_is_given_up_at_the_limit() {
+async fn b3_endless_body_fails_at_the_limit() {
     let endless = futures::stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b' '; 1000]))));
     let body = BoxBody::new(http_body_util::StreamBody::new(endless));
     let layer = jwt(Source::new()).build().unwrap();
@@ -227,7 +227,7 @@ async fn b3_an_endless_body_is_given_up_at_the_limit() {
 }
 
 #[tokio::test]
-async fn b3_trailers_are_refused_where_they_would_be_lost() {
+async fn b3_trailers_are_rejected_if_the_body_is_buffered() {
     let with_trailers = |uri: &str, extensions: bool| {
         let trailers =
             std::future::ready(Some(Ok(HeaderMap::from_iter([(http::header::ETAG, "\"1\"".parse().unwrap())]))));
@@ -249,7 +249,7 @@ async fn b3_trailers_are_refused_where_they_would_be_lost() {
 }
 
 #[tokio::test]
-async fn b3_an_error_of_the_body_is_told_apart() {
+async fn b3_body_error_is_the_cause_of_the_error() {
     let broken = futures::stream::iter([Ok(Frame::data(Bytes::from("{"))), Err("the disk is gone")]);
     let body = BoxBody::new(http_body_util::StreamBody::new(broken).map_err(BoxError::from));
     let layer = jwt(Source::new()).build().unwrap();
@@ -271,7 +271,7 @@ async fn numbers(requests: impl IntoIterator<Item = AuthParams>) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn b4_the_key_is_the_whole_set_whatever_its_order() {
+async fn b4_key_is_the_full_set_of_params_in_any_order() {
     let p = AuthParams::new;
     let sets = [
         p().with("a", "x").with("b", "y"),
@@ -288,7 +288,7 @@ async fn b4_the_key_is_the_whole_set_whatever_its_order() {
 }
 
 #[tokio::test]
-async fn b4_values_of_different_types_differ() {
+async fn b4_values_of_different_types_have_different_keys() {
     let values: [ParamValue; 8] = [
         "1".into(),
         1.into(),
@@ -304,7 +304,7 @@ async fn b4_values_of_different_types_differ() {
 }
 
 #[tokio::test]
-async fn b4_the_extension_and_the_body_make_the_same_key() {
+async fn b4_params_from_extension_and_body_have_the_same_key() {
     let clock = ManualClock::default();
     let source = Source::new();
     let layer = jwt_with_clock(&clock, source.clone());
@@ -316,7 +316,7 @@ async fn b4_the_extension_and_the_body_make_the_same_key() {
 }
 
 #[tokio::test]
-async fn b4_params_over_four_kib_are_not_sent() {
+async fn b4_params_over_4_kib_are_not_sent() {
     let of_size = |size: usize| AuthParams::new().with("sku_id", "x".repeat(size - "sku_id".len()));
     let send = |params| made_for(with_params(params));
     assert!(send(of_size(4096)).await.is_ok());
@@ -333,7 +333,7 @@ async fn b4_params_over_four_kib_are_not_sent() {
 }
 
 #[tokio::test]
-async fn b4_a_token_over_eight_kib_is_not_sent() {
+async fn b4_token_over_8_kib_is_not_sent() {
     let claims = |filler: usize| token(&json!({"exp": 4_000_000_000_u64, "x": "x".repeat(filler)}));
     let of_size = move |size: usize| {
         tower_aiuta_auth::source_fn(move |_| async move {
@@ -373,7 +373,7 @@ async fn b5_partitions_never_share_a_token() {
 }
 
 #[test]
-fn b4_params_are_values_in_the_order_of_their_names() {
+fn b4_params_are_ordered_by_name() {
     let params = AuthParams::new().with("b", 2).with("a", "x").with("c", ["y", "z"]).with_partition("p");
     let names: Vec<_> = params.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["a", "b", "c"]);
@@ -386,7 +386,7 @@ fn b4_params_are_values_in_the_order_of_their_names() {
 }
 
 #[tokio::test]
-async fn b2_every_kind_of_body_can_be_put_back() {
+async fn b2_every_body_type_is_rebuilt_from_bytes() {
     async fn bytes<B: RequestBody>() -> Bytes
     where
         B::Error: std::fmt::Debug,

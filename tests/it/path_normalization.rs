@@ -58,7 +58,7 @@ const SPELLINGS: [&str; 37] = [
 ];
 
 #[tokio::test]
-async fn a3_no_spelling_of_a_try_on_escapes_its_rules_and_each_is_sent_as_it_came() {
+async fn a3_try_on_is_recognized_in_every_spelling_and_sent_unchanged() {
     for path in SPELLINGS {
         for query in ["", "?uploaded_image_id=image-1&sku_id=x"] {
             let uri = format!("https://api.aiuta.com{path}{query}");
@@ -80,7 +80,7 @@ async fn a3_no_spelling_of_a_try_on_escapes_its_rules_and_each_is_sent_as_it_cam
 }
 
 #[tokio::test]
-async fn a3_other_operations_are_known_by_any_spelling_and_sent_as_they_came() {
+async fn a3_other_operations_are_recognized_in_every_spelling_and_sent_unchanged() {
     for (method, path, credential) in [
         ("GET", "/v1//uploaded_images/%31/", "x-user-id"),
         ("GET", "/%761/./uploaded_images/x/../1", "x-user-id"),

@@ -81,7 +81,7 @@ fn assert_error(error: &(dyn Error + 'static)) {
 }
 
 #[tokio::test]
-async fn a4_layers_services_and_builders_show_no_secret() {
+async fn a4_debug_of_layers_services_and_builders_shows_no_secret() {
     let builder = AiutaAuthLayer::builder;
     assert_debug(&builder().api_key(MARKER));
     assert_debug(&builder().jwt(MARKER, signer()));
@@ -114,7 +114,7 @@ impl OverNothing for AiutaAuthLayer {
 }
 
 #[tokio::test]
-async fn a4_tokens_params_and_sources_show_no_value() {
+async fn a4_debug_of_tokens_params_and_sources_shows_no_value() {
     assert_debug(&Jwt::parse(marked_token()).unwrap());
     assert_debug(&marked_params());
     for value in [MARKER.into(), NUMBER.into(), [MARKER].into(), ParamValue::from(true)] {
@@ -132,7 +132,7 @@ async fn a4_tokens_params_and_sources_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_errors_show_no_value_down_to_the_last_cause() {
+async fn a4_errors_and_their_causes_show_no_value() {
     let payload = token_payload();
     let header = "eyJhbGciOiJIUzI1NiJ9";
     for compact in [
@@ -195,7 +195,7 @@ fn a4_config_errors_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_the_stand_in_for_tests_shows_no_secret() {
+async fn a4_debug_of_fake_aiuta_shows_no_secret() {
     let aiuta = FakeAiuta::new()
         .with_api_key(MARKER)
         .with_subscription(MARKER)
@@ -222,7 +222,7 @@ async fn a4_the_stand_in_for_tests_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn a4_headers_are_sensitive_the_replays_too() {
+async fn a4_credential_headers_are_sensitive_also_in_a_replay() {
     let (refused, source) = (RejectedTokens::default(), Source::new());
     let inner = Recorder::rejecting(&refused);
     let by_source = layer(source);
@@ -281,7 +281,7 @@ async fn a4_events_and_spans_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_panics_of_ours_show_no_value() {
+async fn a4_panic_messages_show_no_value() {
     let by_signer = layer(signer());
     for request in [post(TRY_ON, MARKER), with_params(marked_params().with("iss", MARKER))] {
         let mut response = AssertUnwindSafe(called(&by_signer, request).await);

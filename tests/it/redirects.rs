@@ -101,7 +101,7 @@ fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'st
 }
 
 #[tokio::test]
-async fn a5_no_credential_goes_to_another_origin() {
+async fn a5_redirect_takes_no_credential_to_another_origin() {
     for (layer, request, name) in each_credential(AIUTA) {
         for status in [301, 302, 303, 307, 308] {
             for location in [
@@ -122,7 +122,7 @@ async fn a5_no_credential_goes_to_another_origin() {
 }
 
 #[tokio::test]
-async fn a5_coming_back_is_authenticated_afresh() {
+async fn a5_redirect_back_to_aiuta_is_authenticated_again() {
     for (layer, request, name) in each_credential(AIUTA) {
         let back = if *request.method() == Method::POST { SKU_IMAGES } else { IMAGE };
         for status in [307, 308] {
@@ -138,7 +138,7 @@ async fn a5_coming_back_is_authenticated_afresh() {
 }
 
 #[tokio::test]
-async fn a5_each_hop_gets_the_credential_that_it_needs() {
+async fn a5_each_hop_gets_the_credential_it_needs() {
     let layer = jwt(Source::new()).build().unwrap();
     let operation = "https://api.aiuta.com/v1/sku_try_on_operations/op-1";
     let hops = [(303, operation), (302, ELSEWHERE), (302, operation), (302, "/v1/sku_items")];
@@ -150,7 +150,7 @@ async fn a5_each_hop_gets_the_credential_that_it_needs() {
 }
 
 #[tokio::test]
-async fn a5_a_try_on_that_is_posted_again_gets_a_token_for_its_params() {
+async fn a5_redirected_try_on_gets_a_token_for_its_params() {
     let by_body = post(TRY_ON, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
     for request in [try_on("image-1"), by_body] {
         for status in [307, 308] {
@@ -170,7 +170,7 @@ async fn a5_a_try_on_that_is_posted_again_gets_a_token_for_its_params() {
 }
 
 #[tokio::test]
-async fn a5_a_try_on_that_lost_its_params_on_the_way_is_not_sent() {
+async fn a5_redirected_try_on_that_lost_its_params_is_not_sent() {
     // tower-http's own policy drops the extensions at another origin; this body has no params to put in their place.
     let mut request = post(TRY_ON, "--form-data");
     request.extensions_mut().insert(params("image-1"));
@@ -181,7 +181,7 @@ async fn a5_a_try_on_that_lost_its_params_on_the_way_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a5_params_do_not_outlive_the_method_they_were_for() {
+async fn a5_redirect_that_changes_the_method_drops_the_params() {
     let mut request = try_on("image-1");
     request.extensions_mut().insert(Access::Jwt);
     let layer = jwt(Source::new()).build().unwrap();
@@ -194,7 +194,7 @@ async fn a5_params_do_not_outlive_the_method_they_were_for() {
 }
 
 #[tokio::test]
-async fn a5_a_downgrade_between_two_trusted_hosts_is_still_one() {
+async fn a5_scheme_change_between_trusted_hosts_gets_no_credential() {
     let layer = AiutaAuthLayer::builder()
         .api_key(KEY)
         .origins(["https://api.aiuta.com", "http://localhost:3000"])

@@ -57,7 +57,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 #[tokio::test]
-async fn remote_asks_by_post_with_the_params_as_json() {
+async fn remote_post_sends_params_as_json() {
     let backend = backend(|| answer(200, good_token()));
     let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap();
     let issuer = issuer.header("X-Api-Token", SECRET).unwrap().partition_header("x-user").unwrap();
@@ -83,7 +83,7 @@ async fn remote_asks_by_post_with_the_params_as_json() {
 }
 
 #[tokio::test]
-async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
+async fn remote_get_sends_params_in_the_query_like_the_sdks() {
     let params = AuthParams::new()
         .with("sku_ids", ["a&b", "c d"])
         .with("uploaded_image_id", "+ü%=~")
@@ -106,7 +106,7 @@ async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
 }
 
 #[tokio::test]
-async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
+async fn remote_reads_a_token_from_any_2xx_and_content_type() {
     let token = good_token();
     for (status, content_type, body) in [
         (200, "application/json", format!(r#"{{"type":"jwt","token":"{token}"}}"#)),
@@ -129,7 +129,7 @@ async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
 }
 
 #[tokio::test]
-async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
+async fn remote_response_without_token_is_an_error_that_hides_the_body() {
     let token = good_token();
     let long = format!("{token}{}", " ".repeat(17 * 1024 - token.len()));
     let mut bytes = format!(r#"{{"token":"{token}"}}{SECRET}"#).into_bytes();
@@ -160,7 +160,7 @@ async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn remote_the_status_says_whether_it_may_work_later() {
+async fn remote_status_decides_whether_the_error_is_transient() {
     for (status, transient, denied, hint) in [
         (401, false, true, "401"),
         (403, false, true, "403"),
@@ -192,7 +192,7 @@ async fn remote_the_status_says_whether_it_may_work_later() {
 }
 
 #[tokio::test]
-async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
+async fn remote_retry_after_pauses_the_partition() {
     // The manual clock stands at 15 January 2027, 08:00.
     for (status, retry_after) in [(429, "30"), (503, "Fri, 15 Jan 2027 08:00:30 GMT"), (408, " 30 ")] {
         let calm = std::sync::atomic::AtomicBool::new(false);
@@ -219,7 +219,7 @@ async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
 }
 
 #[tokio::test]
-async fn remote_a_connection_that_breaks_is_transient() {
+async fn remote_broken_connection_is_transient() {
     let half = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{{\"token\":\"{}", good_token());
     let gone = "HTTP/1.1 200 O".to_owned();
     for cut in [half, gone, String::new()] {
@@ -236,14 +236,14 @@ async fn remote_a_connection_that_breaks_is_transient() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn remote_a_backend_that_hangs_ends_with_the_fetch_timeout() {
+async fn remote_hanging_backend_ends_at_the_fetch_timeout() {
     let hangs = Recorder::with_response(|_| std::future::pending());
     let error = try_with(RemoteTokenSource::new(URL, hangs).unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
 }
 
 #[test]
-fn remote_settings_that_cannot_work_fail_at_once() {
+fn remote_invalid_settings_fail_in_the_constructor() {
     let new = |url: &str| RemoteTokenSource::new(url, Recorder::new());
     for (url, hint) in [
         ("", "not a URL"),
@@ -286,7 +286,7 @@ fn remote_settings_that_cannot_work_fail_at_once() {
 }
 
 #[tokio::test]
-async fn remote_a_partition_that_a_header_would_change_is_not_sent() {
+async fn remote_partition_that_is_not_a_plain_header_value_is_not_sent() {
     for partition in ["", " alice", "alice ", "ali\nce", "ali\tce", "älice", "alice\u{7f}"] {
         let backend = backend(|| answer(200, good_token()));
         let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap().partition_header("x-user").unwrap();
@@ -320,7 +320,7 @@ async fn remote_works_with_the_documented_component() {
 }
 
 #[tokio::test]
-async fn remote_and_issuer_speak_with_each_other() {
+async fn remote_works_with_jwt_issuer() {
     let clock = ManualClock::default();
     let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET).unwrap();
     let issuer = JwtIssuer::new(signer, |head, params| async move {

@@ -46,7 +46,7 @@ async fn attempts_without_answer(policy: AiutaRetryPolicy, request: Request<Full
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_repeats_what_costs_nothing_and_nothing_else() {
+async fn retry_repeats_only_operations_that_cost_nothing() {
     for (method, uri, sent) in [
         ("GET", MODELS, 3),
         ("GET", "https://api.aiuta.com/v1/sku_try_on_operations/7", 3),
@@ -65,7 +65,7 @@ async fn retry_repeats_what_costs_nothing_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_repeats_after_408_429_and_5xx_only() {
+async fn retry_repeats_only_after_408_429_and_5xx() {
     for (status, sent) in
         [(200, 1), (304, 1), (400, 1), (401, 1), (403, 1), (404, 1), (408, 3), (422, 1), (429, 3), (500, 3), (503, 3)]
     {
@@ -74,7 +74,7 @@ async fn retry_repeats_after_408_429_and_5xx_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_takes_other_numbers() {
+async fn retry_counts_are_configurable() {
     let policy = || quick().read_retries(1).upload_retries(0).start_retries(1);
     assert_eq!(attempts(policy(), request("GET", MODELS), 503).await, 2);
     assert_eq!(attempts(policy(), request("POST", UPLOAD), 503).await, 1);
@@ -84,7 +84,7 @@ async fn retry_takes_other_numbers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_waits_longer_each_time_and_not_for_everyone_the_same() {
+async fn retry_backs_off_exponentially_with_jitter() {
     let mut first_waits = std::collections::HashSet::new();
     for _ in 0..8 {
         let started = Instant::now();
@@ -126,7 +126,7 @@ async fn after(policy: AiutaRetryPolicy, headers: &'static [(&str, &str)]) -> (S
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_obeys_retry_after() {
+async fn retry_waits_for_retry_after() {
     let ok = |seconds| (StatusCode::OK, secs(seconds));
     assert_eq!(after(quick(), &[("retry-after", "7")]).await, ok(7));
     assert_eq!(after(quick(), &[("retry-after", " 0 ")]).await, ok(0));
@@ -142,7 +142,7 @@ async fn retry_obeys_retry_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_shares_one_budget_among_all_clones() {
+async fn retry_clones_share_one_budget() {
     // No reserve, and no share of what went well.
     let policy = quick().budget(TpsBudget::new(secs(10), 0, 0.0));
     assert_eq!(attempts(policy, request("GET", MODELS), 503).await, 1);
@@ -157,7 +157,7 @@ async fn retry_shares_one_budget_among_all_clones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_sends_a_body_that_cannot_be_cloned_once_and_whole() {
+async fn retry_sends_an_uncloneable_body_once() {
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
     let inner = Recorder::with_status(|_| StatusCode::SERVICE_UNAVAILABLE);
     let upload = Request::post(UPLOAD).body(BoxBody::new(body)).unwrap();
@@ -177,7 +177,7 @@ async fn retry_sends_a_body_that_cannot_be_cloned_once_and_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_asks_again_for_a_token_if_the_source_said_that_it_may_help() {
+async fn f2_retry_repeats_a_transient_source_error() {
     for (error, expected) in [
         (TokenError::transient as fn(&'static str) -> TokenError, Ok(StatusCode::OK)),
         (TokenError::new, Err(AuthErrorKind::TokenSource)),
@@ -195,7 +195,7 @@ async fn retry_asks_again_for_a_token_if_the_source_said_that_it_may_help() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_outside_of_the_layer_does_not_multiply_replays() {
+async fn retry_outside_the_layer_does_not_multiply_replays() {
     let layer = jwt_with_clock(&ManualClock::default(), Source::new());
     let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     let stack = ServiceBuilder::new().layer(RetryLayer::new(quick())).layer(&layer).service(inner.clone());
@@ -205,7 +205,7 @@ async fn retry_outside_of_the_layer_does_not_multiply_replays() {
 }
 
 #[test]
-fn retry_refuses_waits_that_make_no_sense() {
+fn retry_rejects_an_invalid_backoff() {
     for (min, max) in [(2, 1), (0, 0)] {
         let error = AiutaRetryPolicy::new().backoff(secs(min), secs(max)).unwrap_err();
         assert_eq!(error.setting(), "backoff");

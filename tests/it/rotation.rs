@@ -9,7 +9,7 @@ use crate::support::*;
 const MODELS: &str = "https://api.aiuta.com/v1/try_on_models";
 
 #[tokio::test]
-async fn rotation_of_the_key_reaches_every_clone_with_the_next_request() {
+async fn rotation_of_the_api_key_reaches_every_clone() {
     let layer = AiutaAuthLayer::api_key("old-key").unwrap();
     let inner = Recorder::new();
     let (before, clone) = (service(&layer, &inner), layer.clone());
@@ -24,7 +24,7 @@ async fn rotation_of_the_key_reaches_every_clone_with_the_next_request() {
 }
 
 #[tokio::test]
-async fn rotation_to_what_can_not_work_changes_nothing() {
+async fn rotation_to_an_invalid_value_changes_nothing() {
     let layer = AiutaAuthLayer::api_key("old-key").unwrap();
     for bad in ["", "new\nkey"] {
         assert_eq!(layer.set_api_key(bad).unwrap_err().setting(), "api_key");
@@ -47,7 +47,7 @@ async fn signed(signer: &JwtSigner) -> Jwt {
 }
 
 #[tokio::test]
-async fn rotation_of_the_secret_reaches_every_clone_with_the_next_token() {
+async fn rotation_of_the_secret_reaches_every_clone() {
     let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
     let clone = signer.clone().lifetime(secs(600));
     clone.rotate("issuer-2", "secret-2").unwrap();
@@ -60,7 +60,7 @@ async fn rotation_of_the_secret_reaches_every_clone_with_the_next_token() {
 }
 
 #[tokio::test]
-async fn rotation_and_clear_take_effect_at_the_api() {
+async fn rotation_takes_effect_after_clear() {
     let clock = ManualClock::default();
     let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
     let aiuta = |issuer, secret| FakeAiuta::new().with_issuer(issuer, secret).with_clock(clock.clone());
@@ -83,7 +83,7 @@ async fn rotation_and_clear_take_effect_at_the_api() {
 }
 
 #[tokio::test]
-async fn rotation_under_way_shows_either_key_and_never_none() {
+async fn rotation_during_requests_sends_either_key() {
     let layer = AiutaAuthLayer::api_key("key-0").unwrap();
     let inner = Recorder::new();
     let service = service(&layer, &inner);

@@ -98,7 +98,7 @@ async fn c4_no_task_outlives_the_last_handle() {
 }
 
 #[test]
-fn c4_a_flight_whose_runtime_is_dropped_is_restarted_once_in_silence() {
+fn c4_fetch_of_a_dropped_runtime_is_restarted_once() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
@@ -119,7 +119,7 @@ fn c4_a_flight_whose_runtime_is_dropped_is_restarted_once_in_silence() {
 }
 
 #[test]
-fn c4_a_request_moves_from_a_dropped_runtime_to_none() {
+fn c4_request_moves_from_a_dropped_runtime_to_no_runtime() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
@@ -131,7 +131,7 @@ fn c4_a_request_moves_from_a_dropped_runtime_to_none() {
 }
 
 #[test]
-fn c4_a_request_that_moves_takes_its_deadline_along() {
+fn c4_request_keeps_its_deadline_on_another_runtime() {
     for dropped in [false, true] {
         let service = service(&jwt(hanging(2)).build().unwrap(), &Recorder::new());
         let first = runtime();
@@ -144,7 +144,7 @@ fn c4_a_request_that_moves_takes_its_deadline_along() {
 }
 
 #[test]
-fn c4_a_request_whose_runtimes_are_dropped_twice_fails() {
+fn c4_request_fails_after_two_dropped_runtimes() {
     let layer = jwt(hanging(2)).build().unwrap();
     let service = service(&layer, &Recorder::new());
     let (first, second) = (runtime(), runtime());
@@ -158,7 +158,7 @@ fn c4_a_request_whose_runtimes_are_dropped_twice_fails() {
 }
 
 #[test]
-fn c4_a_runtime_that_nobody_drives_holds_up_nobody_for_longer_than_their_own_deadline() {
+fn c4_idle_runtime_delays_waiters_at_most_until_their_deadline() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
@@ -180,7 +180,7 @@ fn c4_a_runtime_that_nobody_drives_holds_up_nobody_for_longer_than_their_own_dea
 }
 
 #[test]
-fn c4_on_arrival_a_late_flight_of_a_runtime_that_nobody_drives_is_replaced() {
+fn c4_timed_out_fetch_of_an_idle_runtime_is_replaced_by_the_next_caller() {
     let (clock, source, inner) = (ManualClock::default(), hanging(1), Recorder::new());
     let service = service(&jwt_with_clock(&clock, source.clone()), &inner);
     let idle = runtime();
@@ -192,7 +192,7 @@ fn c4_on_arrival_a_late_flight_of_a_runtime_that_nobody_drives_is_replaced() {
 }
 
 #[test]
-fn c4_without_a_runtime_a_request_goes_on_with_the_flight_of_one_that_nobody_drives() {
+fn c4_caller_without_runtime_drives_the_fetch_of_an_idle_runtime() {
     let gate = Gate::closed();
     let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
@@ -205,7 +205,7 @@ fn c4_without_a_runtime_a_request_goes_on_with_the_flight_of_one_that_nobody_dri
 }
 
 #[test]
-fn c4_a_request_without_a_runtime_does_not_take_a_flight_out_of_its_own() {
+fn c4_caller_without_runtime_polls_the_source_in_the_runtime_of_the_fetch() {
     let gate = Gate::closed();
     let source = {
         let gate = gate.clone();
@@ -230,7 +230,7 @@ fn c4_a_request_without_a_runtime_does_not_take_a_flight_out_of_its_own() {
 }
 
 #[test]
-fn c4_the_handle_of_a_dropped_runtime_makes_no_call_panic() {
+fn c4_handle_of_a_dropped_runtime_makes_no_call_panic() {
     for multi_thread in [false, true] {
         let mut builder = if multi_thread { Builder::new_multi_thread() } else { Builder::new_current_thread() };
         let gone = builder.enable_all().build().unwrap();
@@ -251,7 +251,7 @@ fn jwt_service() -> AiutaAuth<Recorder> {
 }
 
 #[test]
-fn c4_runtimes_and_threads_share_one_flight() {
+fn c4_runtimes_and_threads_share_one_fetch() {
     let gate = Gate::closed();
     let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
@@ -286,7 +286,7 @@ fn c4_runtimes_and_threads_share_one_flight() {
 }
 
 #[test]
-fn c4_a_runtime_without_timers_serves_and_checks_deadlines_by_the_clock() {
+fn c4_runtime_without_timers_checks_deadlines_by_the_clock() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
     let source = Source::gated(&gate);
     let layer = jwt_with_clock(&clock, source.clone());

@@ -53,7 +53,7 @@ fn numbers(inner: &Recorder) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn c1_twenty_callers_share_one_flight_and_its_token() {
+async fn c1_twenty_callers_share_one_fetch_and_its_token() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
@@ -103,7 +103,7 @@ async fn c1_twenty_callers_share_one_error() {
 }
 
 #[tokio::test]
-async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
+async fn c1_different_params_and_partitions_have_separate_fetches() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
@@ -128,7 +128,7 @@ async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
 }
 
 #[tokio::test]
-async fn c1_after_invalidate_a_newcomer_starts_another_flight_and_the_first_is_not_kept() {
+async fn c1_caller_after_invalidate_starts_another_fetch() {
     let gates = [Gate::closed(), Gate::closed()];
     let source = stepwise(&gates);
     let layer = jwt(source.clone()).build().unwrap();
@@ -154,7 +154,7 @@ async fn c1_after_invalidate_a_newcomer_starts_another_flight_and_the_first_is_n
 }
 
 #[tokio::test]
-async fn c1_after_clear_a_late_result_replaces_nothing() {
+async fn c1_result_of_a_cleared_fetch_is_not_cached() {
     let late = |fails: bool| async move {
         let gate = Gate::closed();
         let source = {
@@ -189,7 +189,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
 }
 
 #[tokio::test]
-async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
+async fn c1_rejection_detaches_the_running_refresh() {
     let gates = [opened(), Gate::closed()];
     let (clock, refused) = (ManualClock::default(), RejectedTokens::default());
     let source = stepwise(&gates);
@@ -210,7 +210,7 @@ async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
 }
 
 #[tokio::test]
-async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
+async fn c1_detached_fetch_without_waiters_is_cancelled() {
     let held = Arc::new(());
     let source = {
         let held = Arc::clone(&held);
@@ -300,7 +300,7 @@ async fn e4_two_revoked_tokens_in_flight_cause_one_fetch() {
 }
 
 #[tokio::test]
-async fn e1_the_fetch_after_two_revoked_tokens_brings_back_neither() {
+async fn e1_fetch_that_returns_a_revoked_token_is_not_cached() {
     for revoked in [1, 2] {
         let (source, _, stats, statuses) = two_revoked_tokens(revoked).await;
         assert_eq!(statuses, [401; 20]);

@@ -13,7 +13,7 @@ use tower_aiuta_auth::{
 use crate::support::*;
 
 #[tokio::test]
-async fn g1_the_next_request_tries_again_after_any_error() {
+async fn g1_next_request_fetches_again_after_any_error() {
     for (name, first, expected) in [
         ("a permanent error", Err(TokenError::new("broken")), AuthErrorKind::TokenSource),
         ("a transient error", Err(TokenError::transient("busy")), AuthErrorKind::TokenSource),
@@ -50,7 +50,7 @@ impl TokenSource for Panicking {
 }
 
 #[tokio::test]
-async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
+async fn g1_source_panic_is_an_error_for_the_waiting_requests() {
     // Called, it panics before anyone else can join; polled later, all three wait for it.
     for (when, failures) in [("called", 1), ("polled", 3)] {
         let layer = jwt(Panicking(when, AtomicUsize::new(0))).build().unwrap();
@@ -67,7 +67,7 @@ async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
+async fn g1_panic_in_the_drop_of_a_source_call_is_contained() {
     struct PanicsWhenDropped;
     impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
@@ -89,7 +89,7 @@ async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
 }
 
 #[tokio::test]
-async fn g1_what_is_no_token_is_never_sent() {
+async fn g1_invalid_token_is_never_sent() {
     let header = "eyJhbGciOiJIUzI1NiJ9";
     let payload = "eyJleHAiOjQwMDAwMDAwMDB9"; // {"exp":4000000000}
     let bad = [
@@ -129,7 +129,7 @@ async fn g1_what_is_no_token_is_never_sent() {
 }
 
 #[tokio::test]
-async fn g1_errors_keep_their_cause_and_what_it_says_of_itself() {
+async fn g1_error_keeps_cause_transience_and_retry_after() {
     let source = source_fn(|_| async {
         Err::<String, _>(TokenError::transient("the vault is sealed").with_retry_after(secs(7)))
     });
@@ -153,7 +153,7 @@ fn pausing(pause: std::time::Duration) -> Source {
 }
 
 #[tokio::test]
-async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
+async fn g2_source_is_not_called_during_retry_after() {
     let source = pausing(secs(30));
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, source.clone());
@@ -176,7 +176,7 @@ async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
 }
 
 #[tokio::test]
-async fn g2_a_partition_pauses_for_itself_only() {
+async fn g2_retry_after_pauses_only_the_partition() {
     let source = Source::from_fn(|number, request| async move {
         match request.params().partition() {
             Some("alice") => Err(TokenError::denied("too many").with_retry_after(secs(30))),
@@ -195,7 +195,7 @@ async fn g2_a_partition_pauses_for_itself_only() {
 }
 
 #[tokio::test]
-async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() {
+async fn g2_pause_is_at_most_five_minutes_and_ends_on_a_clock_step_back() {
     for (name, back, wait) in [("an hour was asked for", 0, 300), ("the clock went back", 1, 0)] {
         let clock = ManualClock::default();
         let source = pausing(secs(3600));
@@ -211,7 +211,7 @@ async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() 
 }
 
 #[tokio::test]
-async fn g2_tokens_in_the_cache_go_on_through_a_pause() {
+async fn g2_cached_tokens_are_served_during_a_pause() {
     let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient("too many").with_retry_after(secs(300))),
@@ -240,7 +240,7 @@ async fn signed(signer: &JwtSigner, request: TokenRequest) -> Result<serde_json:
 }
 
 #[tokio::test]
-async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
+async fn g3_payload_holds_issuer_times_and_params() {
     let clock = ManualClock::default();
     let now = unix_seconds(clock.now());
     let signer = JwtSigner::hs256("issuer-1", b"secret").unwrap();
@@ -268,7 +268,7 @@ async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
 
 /// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.
 #[tokio::test]
-async fn g3_a_signed_token_is_what_parsing_it_tells() {
+async fn g3_signed_token_has_the_times_that_parsing_finds() {
     let clock = ManualClock::default();
     let request = TokenRequest::new(params("image-1"), clock.now());
     for lifetime in [secs(60), secs(u64::MAX)] {
@@ -287,7 +287,7 @@ async fn g3_a_signed_token_is_what_parsing_it_tells() {
 }
 
 #[tokio::test]
-async fn g3_params_may_not_be_named_like_a_registered_claim() {
+async fn g3_param_named_like_a_registered_claim_is_an_error() {
     let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
     for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
         let layer = jwt(signer.clone()).build().unwrap();
@@ -301,7 +301,7 @@ async fn g3_params_may_not_be_named_like_a_registered_claim() {
 }
 
 #[tokio::test]
-async fn g3_a_verifier_of_its_own_accepts_the_tokens() {
+async fn g3_independent_verifier_accepts_the_tokens() {
     let clock = ManualClock::default();
     let aiuta = FakeAiuta::new().with_clock(clock.clone());
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();

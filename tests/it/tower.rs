@@ -56,7 +56,7 @@ fn parts() -> (AiutaAuthLayer, Recorder, RejectedTokens) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f1_works_outside_of_other_middleware() {
+async fn f1_layer_works_outside_other_middleware() {
     // The recorder panics if it is called without being polled ready; so do the permits of these layers.
     type Make = fn(&AiutaAuthLayer, Recorder) -> Boxed;
     let stacks: [(&str, Make); 7] = [
@@ -87,7 +87,7 @@ async fn f1_works_outside_of_other_middleware() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f1_works_inside_of_other_middleware() {
+async fn f1_layer_works_inside_other_middleware() {
     type Make = fn(AiutaAuth<Recorder>) -> Boxed;
     let stacks: [(&str, Make); 7] = [
         ("Buffer", |auth| BoxCloneService::new(Buffer::new(auth, 1))),
@@ -110,7 +110,7 @@ async fn f1_works_inside_of_other_middleware() {
 }
 
 #[tokio::test]
-async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polled_ready() {
+async fn f1_request_that_does_not_wait_uses_the_service_polled_ready() {
     // Clones of this service are never ready, so that only the one that was polled can be called.
     struct OnlyOriginal(Recorder, bool);
     impl Clone for OnlyOriginal {
@@ -146,7 +146,7 @@ async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polle
 }
 
 #[tokio::test]
-async fn f1_a_request_that_is_not_sent_keeps_no_permit() {
+async fn f1_failed_request_keeps_no_permit() {
     let (layer, inner) = (jwt(Source::new()).build().unwrap(), Recorder::new());
     let mut failing = layer.layer(ConcurrencyLimitLayer::new(1).layer(inner));
     let other = failing.clone();
@@ -175,7 +175,7 @@ impl tower::retry::Policy<Req, Res, BoxError> for Once {
 }
 
 #[tokio::test]
-async fn f2_under_retry_every_attempt_is_authenticated_anew() {
+async fn f2_retry_authenticates_every_attempt() {
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, Source::new());
     // Between the attempts the token's life ends.
@@ -194,7 +194,7 @@ async fn f2_under_retry_every_attempt_is_authenticated_anew() {
 }
 
 #[tokio::test]
-async fn f2_under_retry_a_source_that_failed_is_asked_again() {
+async fn f2_retry_fetches_again_after_a_source_error() {
     let source = Source::from_fn(|number, request| async move {
         match number {
             1 => Err(tower_aiuta_auth::TokenError::transient("busy")),
@@ -210,7 +210,7 @@ async fn f2_under_retry_a_source_that_failed_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f2_under_a_timeout_the_fetch_is_not_wasted() {
+async fn f2_fetch_completes_after_a_timeout_outside_the_layer() {
     let source = Source::from_fn(|number, request| async move {
         tokio::time::sleep(Duration::from_millis(50)).await;
         Ok(numbered_token(number, &request, secs(60)))
@@ -237,7 +237,7 @@ impl std::fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 #[tokio::test]
-async fn f3_errors_of_the_inner_service_pass_through_as_they_are() {
+async fn f3_inner_service_errors_pass_through() {
     let layer = jwt(Source::new()).build().unwrap();
     // From `call`, for each kind of request.
     let inner = tower::service_fn(|_: Req| async { Err::<Res, _>(Broken(7)) });
@@ -264,14 +264,14 @@ async fn f3_errors_of_the_inner_service_pass_through_as_they_are() {
 }
 
 #[tokio::test]
-async fn f3_our_errors_downcast() {
+async fn f3_auth_errors_downcast() {
     let layer = jwt(Source::new()).build().unwrap();
     let error = layer.layer(Recorder::new()).oneshot(post(SKU_IMAGES, "")).await.unwrap_err();
     assert!(error.is::<AuthError>());
 }
 
 #[tokio::test]
-async fn f5_a_stack_that_is_boxed_once_can_be_used_in_spawned_tasks() {
+async fn f5_stack_boxed_once_works_in_a_spawned_task() {
     let layer = AiutaAuthLayer::api_key("key").unwrap();
     let stack = ServiceBuilder::new()
         .layer(TimeoutLayer::new(secs(9)))
@@ -284,7 +284,7 @@ async fn f5_a_stack_that_is_boxed_once_can_be_used_in_spawned_tasks() {
 }
 
 #[test]
-fn f1_the_inner_service_can_be_reached() {
+fn f1_inner_service_is_accessible() {
     let layer = AiutaAuthLayer::api_key("key").unwrap();
     let mut service = layer.layer(Arc::new(7));
     assert_eq!(**service.get_ref(), 7);

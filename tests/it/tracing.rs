@@ -7,7 +7,7 @@ use crate::support::captured_events::CapturedEvents;
 use crate::support::*;
 
 #[tokio::test]
-async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_and_wrong_clocks() {
+async fn tracing_reports_each_fetch_and_every_event() {
     let events = CapturedEvents::start();
     let gate = Gate::closed();
     // The third call, for a refresh, fails.

@@ -26,7 +26,7 @@ fn numbers(inner: &Recorder) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
+async fn e2_request_with_a_revoked_token_is_replayed_once() {
     let source = Source::new();
     let (layer, inner) = revoked(source.clone()).await;
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
@@ -36,7 +36,7 @@ async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
 }
 
 #[tokio::test]
-async fn e2_the_replay_is_the_same_request() {
+async fn e2_replay_is_identical_except_for_the_token() {
     #[derive(Clone, Debug, PartialEq)]
     struct Mark(u8);
 
@@ -63,7 +63,7 @@ async fn e2_the_replay_is_the_same_request() {
 }
 
 #[tokio::test]
-async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
+async fn e2_token_fetched_for_the_request_is_not_replaced() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
@@ -74,7 +74,7 @@ async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
 }
 
 #[tokio::test]
-async fn e2_without_leave_the_401_comes_back_as_it_was() {
+async fn e2_no_replay_and_replay_unauthorized_prevent_the_replay() {
     let (layer, inner) = revoked(Source::new()).await;
     let mut request = try_on("image-1");
     request.extensions_mut().insert(NoReplay);
@@ -89,7 +89,7 @@ async fn e2_without_leave_the_401_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
+async fn e2_request_without_buffered_body_is_not_replayed() {
     // Params are known, and the body's size is not.
     let (layer, inner) = revoked(Source::new()).await;
     let (sender, body) = Channel::<Bytes, BoxError>::new(1);
@@ -109,7 +109,7 @@ async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn e2_a_request_without_params_and_body_is_replayed_too() {
+async fn e2_request_without_params_and_body_is_replayed() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source);
     let empty = tower_aiuta_auth::AuthParams::new();
@@ -129,7 +129,7 @@ fn refusing_everything() -> Recorder {
 }
 
 #[tokio::test]
-async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
+async fn e2_401_is_returned_unchanged_if_no_new_token_is_available() {
     let gate = Gate::closed();
     gate.open(1);
     for (name, second) in [
@@ -172,7 +172,7 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
 }
 
 #[tokio::test]
-async fn e2_a_second_401_is_returned_as_it_came() {
+async fn e2_second_401_is_returned() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
@@ -185,7 +185,7 @@ async fn e2_a_second_401_is_returned_as_it_came() {
 }
 
 #[tokio::test]
-async fn e1_only_the_token_of_the_request_is_forgotten() {
+async fn e1_401_forgets_only_the_token_of_the_request() {
     let source = Source::new();
     let (layer, inner) = revoked(source.clone()).await;
     layer.token_cache().unwrap().get(&params("image-2")).await.unwrap();
@@ -196,7 +196,7 @@ async fn e1_only_the_token_of_the_request_is_forgotten() {
 }
 
 #[tokio::test]
-async fn e1_a_late_401_leaves_the_newer_token_alone() {
+async fn e1_late_401_keeps_the_newer_token() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let tokens = layer.token_cache().unwrap();
@@ -218,7 +218,7 @@ async fn e1_a_late_401_leaves_the_newer_token_alone() {
 }
 
 #[tokio::test]
-async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
+async fn e1_refresh_started_before_the_401_is_not_cached() {
     // The refresh of a token hangs; meanwhile the token is refused; then the refresh lands with one made before that.
     let gate = Gate::closed();
     let source = Source::gated_calls(&gate, |number| number == 2);
@@ -239,7 +239,7 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
 }
 
 #[tokio::test]
-async fn e1_nor_may_one_that_others_still_wait_for() {
+async fn e1_awaited_fetch_started_before_the_401_is_not_cached() {
     // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
     let (fetching, answering) = (Gate::closed(), Gate::closed());
     let source = Source::gated_calls(&fetching, |number| number == 2);
@@ -264,7 +264,7 @@ async fn e1_nor_may_one_that_others_still_wait_for() {
 }
 
 #[tokio::test]
-async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
+async fn e4_twenty_requests_with_a_revoked_token_cause_one_fetch() {
     for hangs in [false, true] {
         let fetching = Gate::closed();
         let source = Source::gated_calls(&fetching, move |number| hangs && number > 1);
@@ -296,7 +296,7 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
 }
 
 #[tokio::test]
-async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
+async fn e4_request_is_sent_at_most_twice() {
     let sent = Arc::new(AtomicUsize::new(0));
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source.clone());
@@ -321,7 +321,7 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
 }
 
 #[tokio::test]
-async fn e1_a_source_that_insists_on_a_refused_token_does_not_fill_the_cache_with_it() {
+async fn e1_rejected_token_returned_again_is_not_cached() {
     let stubborn = Source::from_fn(|_, request| async move { Ok(numbered_token(1, &request, secs(60))) });
     let layer = jwt_with_clock(&ManualClock::default(), stubborn.clone());
     let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);

@@ -281,7 +281,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 #[test]
-fn the_layer_does_what_the_model_says() {
+fn layer_matches_the_reference_model() {
     let mut config = Config {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/reference_model/regressions.txt"))),
         max_shrink_iters: 20_000,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn h1_what_was_fetched_by_the_wrong_clock_is_not_used() {
+async fn h1_cached_token_of_the_wrong_clock_is_not_used() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
         let pair = Pair::off_by(seconds);
         let (image, other) = (pair.upload().await, pair.upload().await);
@@ -15,7 +15,7 @@ async fn h1_what_was_fetched_by_the_wrong_clock_is_not_used() {
 }
 
 #[tokio::test]
-async fn h1_twenty_requests_with_one_token_cause_one_new_fetch() {
+async fn h1_twenty_requests_with_one_token_cause_one_fetch() {
     for waits in [false, true] {
         let gate = Gate::closed();
         let pair = Pair::held(-10 * MINUTES, &gate, if waits { usize::MAX } else { 0 });
@@ -36,7 +36,7 @@ async fn h1_twenty_requests_with_one_token_cause_one_new_fetch() {
 }
 
 #[tokio::test]
-async fn h1_twenty_requests_with_a_token_each_all_get_through() {
+async fn h1_twenty_requests_with_own_tokens_are_all_replayed() {
     let pair = Pair::off_by(10 * MINUTES);
     let mut images = Vec::new();
     for _ in 0..20 {
@@ -55,7 +55,7 @@ async fn h1_twenty_requests_with_a_token_each_all_get_through() {
 }
 
 #[tokio::test]
-async fn h1_a_fetch_under_way_goes_on_and_is_not_late() {
+async fn h1_adopting_an_offset_does_not_time_out_a_running_fetch() {
     // The first call of the source hangs, for one image, while another's request finds out that the clock is behind.
     let gate = Gate::closed();
     let pair = Pair::held(-10 * MINUTES, &gate, 1);
@@ -77,7 +77,7 @@ async fn h1_a_fetch_under_way_goes_on_and_is_not_late() {
 }
 
 #[tokio::test]
-async fn h1_a_pause_that_the_source_asked_for_is_no_shorter() {
+async fn h1_adopting_an_offset_does_not_shorten_a_source_pause() {
     let clock = ManualClock::default();
     let source = Source::from_fn(|number, request| async move {
         match number {

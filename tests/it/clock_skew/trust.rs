@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn h1_from_five_seconds_to_a_day() {
+async fn h1_offset_is_adopted_from_five_seconds_to_a_day() {
     for (seconds, sent, adopted) in [
         (0, 1, 0),
         (4, 1, 0),
@@ -30,7 +30,7 @@ async fn h1_from_five_seconds_to_a_day() {
 }
 
 #[tokio::test]
-async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
+async fn h1_unusable_date_adopts_no_offset() {
     let clock = ManualClock::default();
     let later = date(&off_by(10 * MINUTES, &clock));
     let cases: [&[(&str, &str)]; 7] = [
@@ -51,7 +51,7 @@ async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
 }
 
 #[tokio::test]
-async fn h1_only_a_refused_token_of_ours_tells_the_time() {
+async fn h1_only_a_401_to_our_token_adopts_an_offset() {
     let clock = ManualClock::default();
     let later = date(&off_by(10 * MINUTES, &clock));
     let layer = jwt_with_clock(&clock, Source::new());
@@ -70,7 +70,7 @@ async fn h1_only_a_refused_token_of_ours_tells_the_time() {
 }
 
 #[tokio::test]
-async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
+async fn h1_slow_response_adopts_no_offset() {
     // It waits for a permit, or the machine sleeps; the answer is dated before that, or after.
     for dated_after in [false, true] {
         let clock = ManualClock::default();
@@ -91,7 +91,7 @@ async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
 }
 
 #[tokio::test]
-async fn h1_a_clock_that_is_set_right_is_believed_again() {
+async fn h1_corrected_machine_clock_voids_the_offset() {
     for (seconds, at_once) in [(-10 * MINUTES, [401, 200].as_slice()), (10 * MINUTES, &[200])] {
         let pair = Pair::off_by(seconds);
         let (image, other) = (pair.upload().await, pair.upload().await);
@@ -108,7 +108,7 @@ async fn h1_a_clock_that_is_set_right_is_believed_again() {
 }
 
 #[tokio::test]
-async fn h1_the_offset_is_forgotten_after_an_hour() {
+async fn h1_offset_expires_after_an_hour() {
     let pair = Pair::off_by(-10 * MINUTES);
     let image = pair.upload().await;
     pair.start(&image).await;

@@ -82,7 +82,7 @@ impl Set {
 }
 
 #[tokio::test]
-async fn concurrency_limit_outside_of_the_layer_counts_those_that_wait_for_a_token() {
+async fn concurrency_limit_outside_the_layer_counts_requests_waiting_for_a_token() {
     for at in 0..4 {
         let set = Set::new(at).await;
         let mut client = ConcurrencyLimit::new(set.layer.layer(set.transport.clone()), 1);
@@ -95,7 +95,7 @@ async fn concurrency_limit_outside_of_the_layer_counts_those_that_wait_for_a_tok
 }
 
 #[tokio::test]
-async fn concurrency_limit_inside_of_the_layer_counts_requests_on_their_way() {
+async fn concurrency_limit_inside_the_layer_counts_only_sent_requests() {
     for at in 0..4 {
         let set = Set::new(at).await;
         let client = set.layer.layer(ConcurrencyLimit::new(set.transport.clone(), 1));
@@ -107,7 +107,7 @@ async fn concurrency_limit_inside_of_the_layer_counts_requests_on_their_way() {
 }
 
 #[tokio::test]
-async fn rate_limit_outside_of_the_layer_counts_calls() {
+async fn rate_limit_outside_the_layer_counts_calls() {
     for at in 0..4 {
         let set = Set::new(at).await;
         let mut client = RateLimitLayer::new(3, HOUR).layer(set.layer.layer(set.transport.clone()));
@@ -118,7 +118,7 @@ async fn rate_limit_outside_of_the_layer_counts_calls() {
 }
 
 #[tokio::test]
-async fn rate_limit_inside_of_the_layer_counts_what_is_sent_replays_too() {
+async fn rate_limit_inside_the_layer_counts_replays() {
     for at in 0..4 {
         let set = Set::new(at).await;
         // It is no service that can be cloned, so a Buffer goes around it.
@@ -131,7 +131,7 @@ async fn rate_limit_inside_of_the_layer_counts_what_is_sent_replays_too() {
 }
 
 #[tokio::test]
-async fn load_shed_outside_of_the_layer_refuses_before_a_token_is_fetched() {
+async fn load_shed_outside_the_layer_rejects_before_the_fetch() {
     for at in 0..4 {
         let set = Set::new(at).await;
         set.gate.open(9);
@@ -148,7 +148,7 @@ async fn load_shed_outside_of_the_layer_refuses_before_a_token_is_fetched() {
 }
 
 #[tokio::test]
-async fn load_shed_inside_of_the_layer_refuses_afterwards_and_the_token_stays() {
+async fn load_shed_inside_the_layer_rejects_after_the_fetch_and_keeps_the_token() {
     for at in 0..4 {
         let set = Set::new(at).await;
         set.gate.open(9);
@@ -168,7 +168,7 @@ async fn load_shed_inside_of_the_layer_refuses_afterwards_and_the_token_stays() 
 }
 
 #[tokio::test]
-async fn buffer_outside_of_the_layer_is_not_blocked_by_those_that_wait_for_a_token() {
+async fn buffer_outside_the_layer_is_not_blocked_while_a_token_is_fetched() {
     for at in 0..4 {
         let set = Set::new(at).await;
         let client = Buffer::new(set.layer.layer(set.transport.clone()), 1);
@@ -180,7 +180,7 @@ async fn buffer_outside_of_the_layer_is_not_blocked_by_those_that_wait_for_a_tok
 }
 
 #[tokio::test]
-async fn buffer_inside_of_the_layer_keeps_no_place_for_those_that_wait_for_a_token() {
+async fn buffer_inside_the_layer_reserves_no_slot_while_a_token_is_fetched() {
     for at in 0..4 {
         let set = Set::new(at).await;
         let client = set.layer.layer(Buffer::new(set.transport.clone(), 1));
@@ -192,7 +192,7 @@ async fn buffer_inside_of_the_layer_keeps_no_place_for_those_that_wait_for_a_tok
 }
 
 #[tokio::test]
-async fn a_box_changes_nothing_on_either_side() {
+async fn boxing_on_either_side_changes_nothing() {
     for at in 0..4 {
         let set = Set::new(at).await;
         set.two_try_ons(&mut BoxCloneService::new(set.layer.layer(set.transport.clone()))).await;

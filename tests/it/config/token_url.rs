@@ -20,7 +20,7 @@ async fn from_env(url: String, more: &'static [(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url() {
+async fn config_from_env_fetches_tokens_from_the_token_url() {
     let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
     let issuer = JwtIssuer::new(signer, |_, params| async { Ok(params) });
     let server = Server::with_router(Router::new().route_service("/aiuta_jwt", issuer)).await;
@@ -37,7 +37,7 @@ async fn config_from_env_with_a_token_url() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
+async fn config_from_env_token_url_redirects_are_not_followed() {
     let elsewhere = Recorder::new();
     let other = Server::recording(&elsewhere).await;
     let location = format!("{}/s3cr3t", other.origin());
@@ -50,7 +50,7 @@ async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url_shows_it_in_no_error() {
+async fn config_from_env_never_shows_the_token_url() {
     let cut = answer_once(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{".to_vec()).await;
     let broken = answer_once(b"HTTP/1.1 200 O".to_vec()).await;
     for url in [

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn every_operation_takes_the_credentials_that_the_table_has_for_it() {
+async fn every_operation_accepts_the_credentials_in_the_table() {
     let aiuta = aiuta();
     for (method, path, takes_user_id) in [
         (Method::POST, "uploaded_images", true),
@@ -47,7 +47,7 @@ async fn every_operation_takes_the_credentials_that_the_table_has_for_it() {
 }
 
 #[tokio::test]
-async fn tokens_are_verified_as_pyjwt_does() {
+async fn tokens_are_verified_like_pyjwt() {
     let aiuta = aiuta();
     let (issuer, secret) = (FakeAiuta::ISSUER, FakeAiuta::SECRET);
     let good = json!({ "iss": issuer, "iat": NOW, "exp": NOW + 60 });
@@ -100,7 +100,7 @@ async fn tokens_are_verified_as_pyjwt_does() {
 }
 
 #[tokio::test]
-async fn time_is_told_by_its_own_clock() {
+async fn token_times_are_checked_by_the_given_clock() {
     let clock = ManualClock::default();
     let aiuta = FakeAiuta::new().with_clock(clock.clone());
     let token = bearer(json!({}));
@@ -119,7 +119,7 @@ async fn time_is_told_by_its_own_clock() {
 }
 
 #[tokio::test]
-async fn a_token_starts_only_the_operation_that_it_is_for() {
+async fn token_starts_only_the_operation_it_was_made_for() {
     let aiuta = aiuta();
     let photo = uploaded(&aiuta).await;
     let body = json!({ "uploaded_image_id": photo, "sku_ids": ["x", "y"] });
@@ -147,7 +147,7 @@ async fn a_token_starts_only_the_operation_that_it_is_for() {
 }
 
 #[tokio::test]
-async fn one_credential_and_one_value() {
+async fn several_credentials_or_values_are_rejected() {
     let aiuta = aiuta();
     let mut both = get("/v1/try_on_models", KEY);
     both.headers_mut().insert("x-user-id", USER.1.parse().unwrap());
@@ -173,7 +173,7 @@ async fn one_credential_and_one_value() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_the_client_nothing_but_the_time() {
+async fn rejection_has_no_body_and_a_date() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
     let uri = format!("{}/v1/try_on_models", server.origin());
@@ -186,7 +186,7 @@ async fn a_refusal_tells_the_client_nothing_but_the_time() {
 }
 
 #[tokio::test]
-async fn credentials_can_be_chosen() {
+async fn credentials_are_configurable() {
     let aiuta = aiuta().with_api_key("k").with_subscription("s").with_issuer("i", "secret");
     assert_eq!((aiuta.api_key(), aiuta.subscription_id(), aiuta.issuer(), aiuta.secret()), ("k", "s", "i", "secret"));
     let token = format!("Bearer {}", sign("HS256", "secret", &json!({ "iss": "i" })));
@@ -202,7 +202,7 @@ async fn credentials_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn revoked_tokens_are_refused_and_new_ones_are_not() {
+async fn revoked_tokens_are_rejected_and_new_tokens_accepted() {
     let aiuta = aiuta();
     let (old, unused) = (bearer(json!({ "n": 1 })), bearer(json!({ "n": 2 })));
     let status = async |token: &str| send(&aiuta, get("/v1/try_on_models", ("authorization", token))).await.status;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_dropped_server_leaves_nothing_behind() {
+async fn dropped_server_ends_its_tasks_and_frees_its_port() {
     // Another test may bind the port that was just freed, but not three times in a row.
     for _ in 0..3 {
         let address = address_of_a_dropped_server().await;
@@ -41,7 +41,7 @@ async fn address_of_a_dropped_server() -> String {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_an_error() {
+async fn truncated_request_body_is_an_error() {
     let (sender, body) = http_body_util::channel::Channel::<Bytes, BoxError>::new(1);
     sender.abort("broken".into());
     let request = Request::post("/v1/uploaded_images").body(body).unwrap();
@@ -51,7 +51,7 @@ async fn a_body_that_breaks_off_is_an_error() {
 }
 
 #[tokio::test]
-async fn nothing_shows_a_secret() {
+async fn debug_shows_no_secret() {
     let aiuta = aiuta();
     let token = bearer(json!({ "uploaded_image_id": "param" }));
     for credential in [KEY, USER, ("authorization", token.as_str()), ("x-api-key", "wrong-secret")] {
@@ -71,7 +71,7 @@ async fn nothing_shows_a_secret() {
 }
 
 #[test]
-fn handles_can_be_sent_and_shared() {
+fn handles_are_send_and_sync() {
     fn check<T: Send + Sync + 'static>() {}
     check::<FakeAiuta>();
     check::<FakeServer>();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_try_on_works_in_process_and_over_both_versions_of_http() {
+async fn try_on_works_in_process_and_over_http1_and_http2() {
     for path in ["/digital-try-on/v1/sku_images_operations", "/v1/sku_try_on_operations"] {
         let aiuta = aiuta();
         let here = try_on(&aiuta, ORIGIN, path).await;
@@ -33,7 +33,7 @@ async fn a_try_on_works_in_process_and_over_both_versions_of_http() {
 }
 
 #[tokio::test]
-async fn no_credential_may_reach_the_storage_host() {
+async fn credential_at_the_storage_host_is_a_violation() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
     let id = uploaded(&aiuta).await;
@@ -57,7 +57,7 @@ async fn no_credential_may_reach_the_storage_host() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_answered_as_documented() {
+async fn invalid_requests_get_the_documented_responses() {
     let aiuta = aiuta();
     let photo = uploaded(&aiuta).await;
     let start = async |path: &str, body: Value| {
@@ -96,7 +96,7 @@ async fn bad_requests_are_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn the_list_of_models_is_sent_once() {
+async fn list_of_models_supports_if_none_match() {
     let aiuta = aiuta();
     for path in ["/digital-try-on/v1/predefined_try_on_models", "/v1/try_on_models"] {
         let list = send(&aiuta, get(path, USER)).await;
@@ -119,7 +119,7 @@ async fn the_list_of_models_is_sent_once() {
 }
 
 #[tokio::test]
-async fn what_is_deleted_is_gone() {
+async fn deleted_images_are_gone() {
     let aiuta = aiuta();
     let done = try_on(&aiuta, ORIGIN, "/v1/sku_try_on_operations").await["done"].take();
     let result = done["generated_images"][0]["id"].as_str().unwrap();

@@ -63,7 +63,7 @@ fn malformed(dice: &mut Dice) -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn issuer_a_thousand_malformed_requests_get_nothing_that_was_not_authorized() {
+async fn issuer_signs_only_authorized_params_for_a_thousand_malformed_requests() {
     let mut dice = Dice(0x5eed_cafe);
     let Asked { issuer, params } = asked();
     let mut seen = std::collections::BTreeMap::<u16, usize>::new();

@@ -72,7 +72,7 @@ where
 }
 
 #[tokio::test]
-async fn a5_addresses_and_ports_are_origins_of_their_own_for_follow_redirect_outside() {
+async fn a5_follow_redirect_outside_leaks_to_no_other_address_or_port() {
     let client = Client::builder(TokioExecutor::new()).build_http::<reqwest::Body>();
     let service = |layer: &AiutaAuthLayer| FollowRedirectLayer::new().layer(layer.layer(client.clone()));
     from_aiuta_to_each(service, Some(false)).await;
@@ -92,12 +92,12 @@ fn reqwest_with(policy: reqwest::redirect::Policy) -> impl Fn(&AiutaAuthLayer) -
 type BoxedReqwest = tower::util::BoxService<Request<reqwest::Body>, Response<reqwest::Body>, BoxError>;
 
 #[tokio::test]
-async fn a5_addresses_and_ports_are_all_the_same_to_reqwest_beneath() {
+async fn a5_reqwest_inside_leaks_to_other_addresses_and_ports() {
     // Not as it should be.
     from_aiuta_to_each(reqwest_with(reqwest::redirect::Policy::default()), Some(true)).await;
 }
 
 #[tokio::test]
-async fn a5_addresses_and_ports_are_origins_of_their_own_for_same_origin_redirects() {
+async fn a5_same_origin_redirects_stop_at_other_addresses_and_ports() {
     from_aiuta_to_each(reqwest_with(same_origin_redirects()), None).await;
 }

@@ -15,7 +15,7 @@ fn taken_along(name: &'static str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a5_beneath_the_layer_follow_redirect_takes_api_key_and_user_id_anywhere() {
+async fn a5_follow_redirect_inside_leaks_api_key_and_subscription_id() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
         for status in STATUSES {
@@ -105,7 +105,7 @@ fn locations() -> impl Iterator<Item = (String, bool)> {
 }
 
 #[tokio::test]
-async fn a5_beneath_the_layer_reqwest_takes_api_key_and_user_id_anywhere() {
+async fn a5_reqwest_inside_leaks_api_key_and_subscription_id() {
     let everybody = Everybody::new().await;
     let client = everybody.client(reqwest::redirect::Policy::default());
     for (layer, request, name) in each_credential("http://api.aiuta.com") {
@@ -121,7 +121,7 @@ async fn a5_beneath_the_layer_reqwest_takes_api_key_and_user_id_anywhere() {
 }
 
 #[tokio::test]
-async fn a5_beneath_the_layer_reqwest_with_same_origin_redirects_stays_at_home() {
+async fn a5_reqwest_inside_with_same_origin_redirects_leaks_nothing() {
     let everybody = Everybody::new().await;
     let client = everybody.client(same_origin_redirects());
     for (layer, request, name) in each_credential("http://api.aiuta.com") {
@@ -137,7 +137,7 @@ async fn a5_beneath_the_layer_reqwest_with_same_origin_redirects_stays_at_home()
 }
 
 #[tokio::test]
-async fn a5_beneath_the_layer_nothing_is_authenticated_afresh() {
+async fn a5_redirect_followed_inside_is_not_authenticated_again() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
         net.answer(|site, uri| match (site, uri.query()) {
@@ -165,7 +165,7 @@ async fn a5_beneath_the_layer_nothing_is_authenticated_afresh() {
 }
 
 #[tokio::test]
-async fn a5_beneath_the_layer_what_leads_nowhere_is_not_followed() {
+async fn a5_invalid_location_is_not_followed_inside() {
     let everybody = Everybody::new().await;
     for policy in [reqwest::redirect::Policy::default(), same_origin_redirects()] {
         let client = everybody.client(policy);

@@ -22,7 +22,7 @@ fn what_arrived(arrivals: &[Arrival]) -> Vec<(&'static str, Vec<&'static str>)> 
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_a_credential_goes_wherever_a_location_leads_within_the_origin_and_nowhere_else() {
+async fn a5_follow_redirect_outside_sends_credentials_only_within_the_origin() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
         for status in STATUSES {
@@ -41,7 +41,7 @@ async fn a5_on_the_wire_a_credential_goes_wherever_a_location_leads_within_the_o
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_coming_back_is_authenticated_afresh() {
+async fn a5_follow_redirect_outside_authenticates_again_on_return() {
     let (storage, evil) = ("https://storage.example:443", "https://evil.example:443");
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
@@ -64,7 +64,7 @@ async fn a5_on_the_wire_coming_back_is_authenticated_afresh() {
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_a_try_on_is_one_however_the_location_spells_its_path() {
+async fn a5_redirect_to_a_try_on_is_recognized_in_every_spelling() {
     let net = Net::new().await;
     let layer = jwt(Source::new()).build().unwrap();
     let request = post(TRY_ON, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
@@ -95,7 +95,7 @@ async fn a5_on_the_wire_a_try_on_is_one_however_the_location_spells_its_path() {
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_each_path_gets_what_it_needs_however_it_is_spelled() {
+async fn a5_redirect_to_any_path_gets_the_credential_it_needs() {
     let net = Net::new().await;
     let layer = jwt(Source::new()).build().unwrap();
     for (path, name) in [
@@ -117,7 +117,7 @@ async fn a5_on_the_wire_each_path_gets_what_it_needs_however_it_is_spelled() {
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_what_leads_nowhere_is_not_followed_or_fails_and_nothing_goes_out() {
+async fn a5_invalid_location_sends_nothing_outside() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
         let nowhere = NOWHERE.into_iter().map(|location| (location, false));

@@ -49,7 +49,7 @@ async fn start(client: &ClientWithMiddleware, origin: &str, image: &str) -> Resp
 }
 
 #[tokio::test]
-async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
+async fn a1_reqwest_sends_the_api_key_except_to_the_storage_host() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     try_on(&client(&api_key_layer(&aiuta, &server)), server.origin()).await;
@@ -61,7 +61,7 @@ async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
 }
 
 #[tokio::test]
-async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() {
+async fn a3_reqwest_sends_a_jwt_to_start_and_the_subscription_id_otherwise() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     let image = try_on(&client(&jwt_layer(&aiuta, &server)), server.origin()).await;
@@ -76,7 +76,7 @@ async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() 
 }
 
 #[tokio::test]
-async fn b1_reqwest_params_in_the_extensions_win() {
+async fn b1_reqwest_params_in_extensions_override_the_body() {
     let aiuta = Recorder::new();
     let server = Server::recording(&aiuta).await;
     let source = Source::new();
@@ -103,7 +103,7 @@ async fn b1_reqwest_params_in_the_extensions_win() {
 }
 
 #[tokio::test]
-async fn a3_reqwest_access_in_the_extensions_wins() {
+async fn a3_reqwest_access_extension_overrides_the_table() {
     let aiuta = Recorder::new();
     let server = Server::recording(&aiuta).await;
     let client = client(&jwt(Source::new()).origins([server.origin()]).build().unwrap());
@@ -146,7 +146,7 @@ async fn e2_reqwest_replays_once_after_a_revocation() {
 }
 
 #[tokio::test]
-async fn e2_reqwest_is_told_not_to_replay_by_an_extension() {
+async fn e2_reqwest_no_replay_extension_prevents_the_replay() {
     let aiuta = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     let server = Server::recording(&aiuta).await;
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
@@ -167,7 +167,7 @@ fn a4_reqwest_debug_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn a4_reqwest_marks_credentials_sensitive() {
+async fn a4_reqwest_credential_headers_are_sensitive() {
     let spy = Spy::at_the_end();
     let auth = AiutaAuthLayer::api_key("very-secret").unwrap().into_middleware();
     let client = ClientBuilder::new(reqwest()).with(auth).with(spy.clone()).build();

@@ -17,7 +17,7 @@ fn fast() -> ManualClock {
 }
 
 #[tokio::test]
-async fn h1_reqwest_finds_out_that_the_clock_is_wrong() {
+async fn h1_reqwest_adopts_the_clock_offset() {
     let aiuta = FakeAiuta::new().with_clock(ManualClock::default());
     let server = aiuta.serve().await.unwrap();
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
@@ -33,7 +33,7 @@ async fn h1_reqwest_finds_out_that_the_clock_is_wrong() {
 }
 
 #[tokio::test]
-async fn h1_reqwest_does_not_believe_a_host_that_it_was_redirected_to() {
+async fn h1_reqwest_ignores_the_date_of_a_redirect_target() {
     let date = httpdate::fmt_http_date(ManualClock::default().now());
     let refusing = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date).body(Full::default()).unwrap();

@@ -19,7 +19,7 @@ fn auth_error(error: &Error) -> Option<&AuthError> {
 }
 
 #[tokio::test]
-async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
+async fn f3_reqwest_auth_errors_downcast_and_send_nothing() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     let client = client(&jwt_layer(&aiuta, &server));
@@ -42,7 +42,7 @@ async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn f3_reqwest_a_source_s_error_is_the_cause() {
+async fn f3_reqwest_source_error_is_the_cause() {
     let busy = || TokenError::transient("busy").with_retry_after(Duration::from_secs(7));
     let source = Source::from_fn(move |_, _| async move { Err(busy()) });
     let client = ClientBuilder::new(reqwest())
@@ -58,7 +58,7 @@ async fn f3_reqwest_a_source_s_error_is_the_cause() {
 }
 
 #[tokio::test]
-async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
+async fn f3_reqwest_inner_errors_pass_through() {
     let (_socket, gone) = loopback::refusing_origin();
     let layer = jwt(Source::new()).origins([gone.as_str()]).build().unwrap();
     // Of each kind: one with a token, one with the subscription id, one without.
@@ -82,7 +82,7 @@ async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
 }
 
 #[tokio::test]
-async fn reqwest_a_request_s_own_timeout_ends_it() {
+async fn reqwest_request_timeout_is_kept() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     let _hold = aiuta.hold();

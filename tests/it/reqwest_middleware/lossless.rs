@@ -60,7 +60,7 @@ fn parts(request: &Request) -> Parts {
 }
 
 #[tokio::test]
-async fn a1_reqwest_nothing_of_a_request_is_lost_but_old_credentials() {
+async fn a1_reqwest_request_keeps_everything_but_old_credentials() {
     let layers = [AiutaAuthLayer::api_key("key").unwrap(), jwt(Source::new()).build().unwrap()];
     for layer in layers {
         for body in [None, Some(""), Some("a body")] {
@@ -83,7 +83,7 @@ async fn a1_reqwest_nothing_of_a_request_is_lost_but_old_credentials() {
 }
 
 #[tokio::test]
-async fn a1_reqwest_a_foreign_host_or_an_anonymous_request_is_left_as_it_came() {
+async fn a1_reqwest_foreign_and_anonymous_requests_are_untouched() {
     for (url, access) in [
         ("https://example.com/?a=b#c", None),
         ("http://api.aiuta.com/v1/x", None),
@@ -109,7 +109,7 @@ async fn a1_reqwest_a_foreign_host_or_an_anonymous_request_is_left_as_it_came() 
 }
 
 #[tokio::test]
-async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
+async fn e2_reqwest_replay_is_identical_except_for_the_token() {
     let layer = jwt(Source::new()).build().unwrap();
     let spy = Spy::answering(|_| http::Response::builder().status(401).body("").unwrap().into());
     let client = ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).with(spy.clone()).build();
@@ -124,7 +124,7 @@ async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
 }
 
 #[tokio::test]
-async fn reqwest_nothing_of_a_response_is_lost() {
+async fn reqwest_response_is_unchanged() {
     let aiuta = Recorder::with_response(|_| async {
         let response = http::Response::builder().header("x-twice", "one").header("x-twice", "two").body("hello".into());
         Ok(response.unwrap())
@@ -147,7 +147,7 @@ async fn reqwest_nothing_of_a_response_is_lost() {
 }
 
 #[tokio::test]
-async fn b2_reqwest_an_upload_streams_through_and_arrives_byte_for_byte() {
+async fn b2_reqwest_upload_is_streamed_unchanged() {
     // The server tells of each chunk, and the client waits for that before it sends the next: buffered, it would never end.
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     let server = Server::with_router(Router::new().fallback(async move |request: axum::extract::Request| {
@@ -205,7 +205,7 @@ impl Middleware for NeverAnswers {
 }
 
 #[tokio::test]
-async fn reqwest_the_extensions_are_the_caller_s_own_even_if_it_gives_up() {
+async fn reqwest_extensions_return_to_a_caller_that_cancels() {
     let layer = jwt(Source::new()).build().unwrap();
     let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(NeverAnswers).build();
     let mut extensions = Extensions::new();

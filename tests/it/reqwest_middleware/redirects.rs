@@ -27,7 +27,7 @@ async fn aiuta_and_a_foreign_host() -> (Server, Recorder, Server, Recorder) {
 }
 
 #[tokio::test]
-async fn a5_reqwest_without_the_policy_takes_api_key_and_user_id_to_a_foreign_host() {
+async fn a5_reqwest_default_policy_leaks_api_key_and_subscription_id() {
     // Not as it should be: as reqwest is. Should this test fail, reqwest has learnt, and the documentation may say so.
     let (aiuta, _, _foreign, abroad) = aiuta_and_a_foreign_host().await;
     let url = format!("{}{MODELS}", aiuta.origin());
@@ -44,7 +44,7 @@ async fn a5_reqwest_without_the_policy_takes_api_key_and_user_id_to_a_foreign_ho
 }
 
 #[tokio::test]
-async fn a5_reqwest_with_the_policy_nothing_reaches_a_foreign_host() {
+async fn a5_reqwest_same_origin_redirects_reach_no_foreign_host() {
     let (aiuta, home, foreign, abroad) = aiuta_and_a_foreign_host().await;
     let jwt = jwt(Source::new()).origins([aiuta.origin()]).build().unwrap();
     for client in [safe_client(&api_key(aiuta.origin())), safe_client(&jwt)] {
@@ -64,7 +64,7 @@ async fn a5_reqwest_with_the_policy_nothing_reaches_a_foreign_host() {
 }
 
 #[tokio::test]
-async fn a5_reqwest_with_the_policy_another_scheme_host_or_port_is_another_origin() {
+async fn a5_reqwest_same_origin_redirects_compare_scheme_host_and_port() {
     let location = Arc::new(Mutex::new(String::new()));
     let home = redirecting({
         let location = location.clone();
@@ -92,7 +92,7 @@ async fn a5_reqwest_with_the_policy_another_scheme_host_or_port_is_another_origi
 }
 
 #[tokio::test]
-async fn a5_reqwest_with_the_policy_ten_redirects_are_followed_and_the_eleventh_is_answered() {
+async fn a5_reqwest_same_origin_redirects_stop_after_ten() {
     let step = |seen: &SentRequest| seen.uri.path()[1..].parse::<u32>().unwrap();
     for (redirects, requests, status) in [(10, 11, 200), (11, 11, 307), (99, 11, 307)] {
         let home = redirecting(move |seen| (step(seen) < redirects).then(|| format!("/{}", step(seen) + 1)));

@@ -45,7 +45,7 @@ fn unavailable_twice(tokens: tower_aiuta_auth::TokenCache) -> Spy {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
+async fn f2_reqwest_retry_outside_authenticates_every_attempt() {
     let layer = jwt(Source::new()).build().unwrap();
     let spy = unavailable_twice(layer.token_cache().unwrap().clone());
     let client = order(&spy, retry(), layer.into_middleware());
@@ -57,7 +57,7 @@ async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_inside_every_attempt_carries_the_same_token() {
+async fn f2_reqwest_retry_inside_repeats_with_the_same_token() {
     let layer = jwt(Source::new()).build().unwrap();
     let spy = unavailable_twice(layer.token_cache().unwrap().clone());
     let client = order(&spy, layer.into_middleware(), retry());
@@ -69,7 +69,7 @@ async fn f2_reqwest_retry_inside_every_attempt_carries_the_same_token() {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
+async fn f2_reqwest_retry_on_either_side_survives_faults_and_revocation() {
     for outside in [true, false] {
         let aiuta = FakeAiuta::new();
         let server = aiuta.serve().await.unwrap();
@@ -91,7 +91,7 @@ async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_wraps_our_errors_and_retries_those_it_is_told_to() {
+async fn f2_reqwest_retry_outside_retries_auth_errors_of_its_strategy() {
     struct Transient;
     impl RetryableStrategy for Transient {
         fn handle(&self, result: &Result<Response, Error>) -> Option<Retryable> {
@@ -120,7 +120,7 @@ async fn f2_reqwest_retry_outside_wraps_our_errors_and_retries_those_it_is_told_
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_refuses_streams_and_inside_too() {
+async fn f2_reqwest_retry_on_either_side_rejects_streams() {
     // reqwest-retry's limit, as its documentation says: shown here since uploads are streams.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();

@@ -12,7 +12,7 @@ use super::wake_ups::Wakes;
 use super::*;
 
 #[test]
-fn c1_callers_share_one_flight_that_they_drive() {
+fn c1_callers_without_runtime_share_one_fetch() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
@@ -55,7 +55,7 @@ impl Clock for SlowClock {
 }
 
 #[test]
-fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
+fn c1_token_cached_during_a_lookup_serves_both_callers() {
     let (clock, source) = (SlowClock::default(), Source::new());
     let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
@@ -68,7 +68,7 @@ fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
 }
 
 #[test]
-fn c3_the_next_caller_goes_on_with_the_same_call() {
+fn c3_next_caller_continues_the_same_source_call() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
@@ -82,7 +82,7 @@ fn c3_the_next_caller_goes_on_with_the_same_call() {
 }
 
 #[test]
-fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
+fn c4_fetch_without_callers_ends_with_the_last_handle() {
     let held = Arc::new(());
     let source = {
         let held = Arc::clone(&held);
@@ -107,7 +107,7 @@ fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
 }
 
 #[test]
-fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
+fn c5_fetches_without_waiters_make_room() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).max_concurrent_fetches(3).build().unwrap();
@@ -129,7 +129,7 @@ fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
 }
 
 #[test]
-fn c5_late_flights_make_room() {
+fn c5_timed_out_fetches_make_room() {
     let clock = ManualClock::default();
     let layer = jwt(Source::gated(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
     let tokens = layer.token_cache().unwrap();
@@ -143,7 +143,7 @@ fn c5_late_flights_make_room() {
 }
 
 #[test]
-fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
+fn c6_deadline_is_checked_at_each_poll_and_by_each_new_caller() {
     let clock = ManualClock::default();
     let source = Source::gated(&Gate::closed());
     let layer = jwt_with_clock(&clock, source.clone());
@@ -173,7 +173,7 @@ fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
 
 /// Nothing drives a refresh but the requests that pass by; one whose body came late does so, too.
 #[test]
-fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
+fn d2_request_with_a_delayed_body_drives_the_refresh_it_started() {
     use bytes::Bytes;
     use http_body_util::{channel::Channel, combinators::UnsyncBoxBody};
     use tower::ServiceExt;
@@ -225,7 +225,7 @@ fn d2_a_request_whose_body_came_late_drives_the_refresh_it_began() {
 
 /// Where no timer ends a refresh that hangs, a request that comes by does; it must not begin the next one in the same breath.
 #[test]
-fn d3_the_next_refresh_waits_after_one_that_was_late() {
+fn d3_refresh_backs_off_after_a_timed_out_refresh() {
     let clock = ManualClock::default();
     let source = Source::from_fn(|call, request| async move {
         if call > 1 {

@@ -37,7 +37,7 @@ impl Wake for Dropping {
 }
 
 #[test]
-fn c3_when_the_one_who_drives_leaves_another_goes_on() {
+fn c3_dropped_driver_hands_off_to_another_waiter() {
     let gate = Gate::closed();
     let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
@@ -65,7 +65,7 @@ fn c3_when_the_one_who_drives_leaves_another_goes_on() {
 /// The source is woken, and another caller comes and goes away empty-handed, while a caller polls the source: the other has to be woken
 /// again once the call can be had.
 #[test]
-fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
+fn c3_wake_up_during_a_poll_reaches_a_caller_that_joined_meanwhile() {
     let other: Arc<Mutex<Option<Getting>>> = Arc::default();
     let wakes = Arc::new(Wakes::default());
     let source = {
@@ -144,7 +144,7 @@ fn c3_no_wake_up_is_lost_among_threads() {
 
 /// Would not end if a waker were called under a lock.
 #[test]
-fn c2_a_waker_may_drop_another_caller_of_the_same_flight() {
+fn c2_waker_may_drop_another_caller_of_the_same_fetch() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
     let layer = jwt_with_clock(&clock, Source::gated(&gate));
     let tokens = layer.token_cache().unwrap();

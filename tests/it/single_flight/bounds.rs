@@ -5,7 +5,7 @@ use tower::timeout::Timeout;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
+async fn c3_fetch_completes_after_its_callers_time_out() {
     let source = Source::from_fn(|call, request| async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         Ok(numbered_token(call, &request, secs(60)))
@@ -28,7 +28,7 @@ async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
 }
 
 #[tokio::test]
-async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
+async fn c5_flood_of_keys_evicts_gradually() {
     for max in [1, 7, 33, 100, 1000] {
         let layer = jwt(Source::new()).max_tokens(max).build().unwrap();
         let tokens = layer.token_cache().unwrap();
@@ -42,7 +42,7 @@ async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
 }
 
 #[tokio::test]
-async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
+async fn c5_flood_of_keys_drops_no_awaited_fetch() {
     let gate = Gate::closed();
     let source = stepwise(std::slice::from_ref(&gate));
     let layer = jwt(source.clone()).max_tokens(8).max_concurrent_fetches(8).build().unwrap();
@@ -59,7 +59,7 @@ async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
 }
 
 #[tokio::test]
-async fn c5_over_max_flights_only_misses_are_overloaded() {
+async fn c5_over_max_concurrent_fetches_only_misses_fail() {
     let gate = Gate::closed();
     let source = stepwise(&[opened(), gate.clone(), gate.clone()]);
     let layer = jwt(source.clone()).max_concurrent_fetches(2).build().unwrap();
@@ -89,7 +89,7 @@ async fn c5_over_max_flights_only_misses_are_overloaded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c5_however_a_flight_ends_there_is_room_again() {
+async fn c5_every_ended_fetch_frees_its_place() {
     let source = Source::from_fn(|call, request| async move {
         match call % 5 {
             1 => tokio::task::yield_now().await,
@@ -121,7 +121,7 @@ async fn c5_however_a_flight_ends_there_is_room_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another() {
+async fn c6_fetch_ends_at_fetch_timeout_and_the_next_request_starts_another() {
     let source = stepwise(&[Gate::closed()]);
     let layer = jwt(source.clone()).fetch_timeout(secs(7)).build().unwrap();
     let inner = Recorder::new();
@@ -142,7 +142,7 @@ async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another()
 }
 
 #[tokio::test(start_paused = true)]
-async fn c6_a_flight_that_nobody_awaits_ends_in_time_too() {
+async fn c6_fetch_without_waiters_ends_at_fetch_timeout() {
     let layer = jwt(stepwise(&[Gate::closed()])).build().unwrap();
     let caller = caller(&service(&layer, &Recorder::new()), "image-1").await;
     caller.abort();

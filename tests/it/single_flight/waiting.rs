@@ -44,7 +44,7 @@ where
 }
 
 #[tokio::test]
-async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
+async fn c2_hanging_source_delays_no_other_key_and_no_hit() {
     let gate = Gate::closed();
     let layer = jwt(slow_for("slow", &gate)).build().unwrap();
     let inner = Recorder::new();
@@ -65,7 +65,7 @@ async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_waits_for_a_token_gives_up_its_permit() {
+async fn c2_call_waiting_for_a_token_releases_its_permit() {
     let gate = Gate::closed();
     let layer = jwt(slow_for("slow", &gate)).build().unwrap();
     let inner = Recorder::new();
@@ -82,7 +82,7 @@ async fn c2_a_call_that_waits_for_a_token_gives_up_its_permit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
+async fn c2_call_waiting_for_its_body_releases_its_permit() {
     type Body = UnsyncBoxBody<Bytes, Infallible>;
     let layer = jwt(Source::new()).build().unwrap();
     let inner = Recorder::new();
@@ -103,7 +103,7 @@ async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_is_refused_gives_up_its_permit() {
+async fn c2_failed_call_releases_its_permit() {
     let source = Source::from_fn(|_, _| async { Err(TokenError::new("no")) });
     let layer = jwt(source).build().unwrap();
     let mut service = layer.layer(ConcurrencyLimit::new(Recorder::new(), 1));
@@ -115,7 +115,7 @@ async fn c2_a_call_that_is_refused_gives_up_its_permit() {
 }
 
 #[tokio::test]
-async fn c2_a_replay_that_waits_for_its_token_holds_no_permit() {
+async fn c2_replay_waiting_for_a_token_holds_no_permit() {
     let (gate, refused) = (Gate::closed(), RejectedTokens::default());
     let source = {
         let gate = gate.clone();
@@ -186,7 +186,7 @@ impl Service<Request<Full<Bytes>>> for Connection {
 }
 
 #[tokio::test]
-async fn c2_a_replay_drops_the_first_response_before_it_needs_the_permit() {
+async fn c2_replay_drops_the_first_response_before_it_acquires_a_permit() {
     let refused = RejectedTokens::default();
     let layer = jwt(Source::new()).build().unwrap();
     let inner = Recorder::rejecting(&refused);
@@ -265,7 +265,7 @@ impl std::error::Error for Parting {}
 
 /// Would not end if one of them were called under a lock.
 #[test]
-fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
+fn c2_sources_errors_wakers_and_clocks_may_use_the_cache() {
     let (source, clock, waker) = (Nosy::default(), Nosy::default(), Arc::new(Nosy::default()));
     let gate = Gate::closed();
     let asked = {
