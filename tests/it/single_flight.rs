@@ -1,4 +1,4 @@
-//! Rules C1, C2, C3, C5 and C6 on a runtime: one fetch for all who need a token, and nothing that waits stands in another's way.
+//! Rules C1, C2, C3, C5 and C6 on a tokio runtime: callers share one fetch, and a waiting caller does not block others.
 
 mod bounds;
 mod waiting;
@@ -12,7 +12,7 @@ use crate::support::*;
 
 type Caller = JoinHandle<Result<http::StatusCode, BoxError>>;
 
-/// A request that is under way once this returns.
+/// Spawns a request, and returns once it waits or has ended.
 async fn caller(service: &AiutaAuth<Recorder>, image: &str) -> Caller {
     let (service, request) = (service.clone(), try_on(image));
     let caller = tokio::spawn(async move { send(&service, request).await });
@@ -28,8 +28,8 @@ async fn callers(service: &AiutaAuth<Recorder>, image: &str, number: usize) -> V
     callers
 }
 
-/// A source whose first call waits for the first gate, and so on; calls past the last gate do not wait.
-fn stepwise(gates: &[Gate]) -> Source {
+/// Returns a source whose n-th call waits for the n-th gate. Calls after the last gate do not wait.
+fn source_with_gates(gates: &[Gate]) -> Source {
     let gates = gates.to_vec();
     Source::from_fn(move |call, request| {
         let gate = gates.get(call - 1).cloned();
@@ -42,12 +42,13 @@ fn stepwise(gates: &[Gate]) -> Source {
     })
 }
 
-fn opened() -> Gate {
+fn open_gate() -> Gate {
     let gate = Gate::closed();
     gate.open(1);
     gate
 }
 
+/// Returns the number of the token of each request.
 fn numbers(inner: &Recorder) -> Vec<u64> {
     inner.tokens().iter().map(|token| token_number(token)).collect()
 }
@@ -98,7 +99,7 @@ async fn c1_twenty_callers_share_one_error() {
         assert!(cause.is_denied());
     }
     assert_eq!((source.calls(), inner.count()), (1, 0));
-    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "an error is not kept");
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "an error is not cached");
     assert_eq!(source.calls(), 2);
 }
 
@@ -130,24 +131,24 @@ async fn c1_different_params_and_partitions_have_separate_fetches() {
 #[tokio::test]
 async fn c1_caller_after_invalidate_starts_another_fetch() {
     let gates = [Gate::closed(), Gate::closed()];
-    let source = stepwise(&gates);
+    let source = source_with_gates(&gates);
     let layer = jwt(source.clone()).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
 
     let first = caller(&service, "image-1").await;
     assert!(tokens.invalidate(&params("image-1")));
-    assert!(!tokens.invalidate(&params("image-1")), "nothing is left to forget");
-    let newcomers = callers(&service, "image-1", 2).await;
+    assert!(!tokens.invalidate(&params("image-1")), "nothing is cached or fetched any more");
+    let later_callers = callers(&service, "image-1", 2).await;
     assert_eq!(source.calls(), 2);
 
     gates[0].open(1);
     first.await.unwrap().unwrap();
-    assert_eq!(tokens.stats().entries, 0, "the cache does not take the first flight's token");
-    let latecomer = caller(&service, "image-1").await;
+    assert_eq!(tokens.stats().entries, 0, "the result of a detached fetch is not cached");
+    let last_caller = caller(&service, "image-1").await;
     gates[1].open(1);
-    for newcomer in newcomers.into_iter().chain([latecomer]) {
-        newcomer.await.unwrap().unwrap();
+    for caller in later_callers.into_iter().chain([last_caller]) {
+        caller.await.unwrap().unwrap();
     }
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(numbers(&inner), [1, 2, 2, 2, 2]);
@@ -179,7 +180,7 @@ async fn c1_result_of_a_cleared_fetch_is_not_cached() {
         tokens.clear();
         send(&service, try_on("image-1")).await.unwrap();
         gate.open(1);
-        assert_eq!(first.await.unwrap().is_err(), fails, "who awaits a flight gets its result");
+        assert_eq!(first.await.unwrap().is_err(), fails, "a waiter gets the result of its detached fetch");
         send(&service, try_on("image-1")).await.unwrap();
         assert_eq!((source.calls(), tokens.stats().entries), (2, 1));
         assert_eq!(numbers(&inner).last(), Some(&2));
@@ -190,54 +191,54 @@ async fn c1_result_of_a_cleared_fetch_is_not_cached() {
 
 #[tokio::test]
 async fn c1_rejection_detaches_the_running_refresh() {
-    let gates = [opened(), Gate::closed()];
-    let (clock, refused) = (ManualClock::default(), RejectedTokens::default());
-    let source = stepwise(&gates);
-    let (layer, inner) = (jwt_with_clock(&clock, source.clone()), Recorder::rejecting(&refused));
+    let gates = [open_gate(), Gate::closed()];
+    let (clock, rejected) = (ManualClock::default(), RejectedTokens::default());
+    let source = source_with_gates(&gates);
+    let (layer, inner) = (jwt_with_clock(&clock, source.clone()), Recorder::rejecting(&rejected));
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
     clock.advance(secs(50));
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(source.calls(), 2, "a refresh is under way");
+    assert_eq!(source.calls(), 2, "a refresh is running");
 
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     assert_eq!((source.calls(), numbers(&inner)), (3, vec![1, 1, 1, 3]));
     gates[1].open(1);
     settle().await;
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(token_number(inner.last().token()), 3, "the refresh brings nothing back");
+    assert_eq!(token_number(inner.last().token()), 3, "the result of the detached refresh is not cached");
 }
 
 #[tokio::test]
 async fn c1_detached_fetch_without_waiters_is_cancelled() {
-    let held = Arc::new(());
+    let alive = Arc::new(());
     let source = {
-        let held = Arc::clone(&held);
+        let alive = Arc::clone(&alive);
         Source::from_fn(move |_, _| {
-            let held = Arc::clone(&held);
+            let alive = Arc::clone(&alive);
             async move {
-                let _held = held;
+                let _held = alive;
                 std::future::pending().await
             }
         })
     };
     let layer = jwt(source).build().unwrap();
     let service = service(&layer, &Recorder::new());
-    let idle = Arc::strong_count(&held);
+    let idle = Arc::strong_count(&alive);
     let callers = callers(&service, "image-1", 2).await;
     layer.token_cache().unwrap().invalidate(&params("image-1"));
     for caller in callers {
-        assert_eq!(Arc::strong_count(&held), idle + 1);
+        assert_eq!(Arc::strong_count(&alive), idle + 1);
         caller.abort();
         settle().await;
     }
-    assert_eq!(Arc::strong_count(&held), idle);
+    assert_eq!(Arc::strong_count(&alive), idle);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
 
-/// Two tokens are revoked while ten requests are in flight with each, answered in turn; the source's third call brings the token of
-/// that number.
+/// Revokes two tokens while ten requests with each are in flight. Their 401s arrive in turn. The third call of the source returns
+/// the token number `third`.
 async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats, Vec<http::StatusCode>) {
     let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
     let source = {

@@ -1,4 +1,4 @@
-//! Rules G1–G3: what a source may do to the layer, and what the signer signs.
+//! Rules G1–G3: the layer recovers from any failure of a source, respects `retry_after`, and the signer signs the params.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +17,8 @@ async fn g1_next_request_fetches_again_after_any_error() {
     for (name, first, expected) in [
         ("a permanent error", Err(TokenError::new("broken")), AuthErrorKind::TokenSource),
         ("a transient error", Err(TokenError::transient("busy")), AuthErrorKind::TokenSource),
-        ("a refusal", Err(TokenError::denied("not yours")), AuthErrorKind::TokenSource),
-        ("no token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
+        ("a denial", Err(TokenError::denied("not yours")), AuthErrorKind::TokenSource),
+        ("an invalid token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
     ] {
         let first = std::sync::Mutex::new(Some(first));
         let source = Source::from_fn(move |number, request| {
@@ -29,12 +29,12 @@ async fn g1_next_request_fetches_again_after_any_error() {
         let inner = Recorder::new();
         let service = service(&layer, &inner);
         assert_eq!(error_kind(send(&service, try_on("image-1")).await), expected, "{name}");
-        assert_eq!(inner.count(), 0, "{name}: nothing is sent");
+        assert_eq!(inner.count(), 0, "{name}: no request is sent");
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{name}");
     }
 }
 
-/// Panics when it is first called, or when that call is polled; after that it works.
+/// Panics in its first call, or when that call is polled. Later calls succeed.
 struct Panicking(&'static str, AtomicUsize);
 
 impl TokenSource for Panicking {
@@ -51,14 +51,14 @@ impl TokenSource for Panicking {
 
 #[tokio::test]
 async fn g1_source_panic_is_an_error_for_the_waiting_requests() {
-    // Called, it panics before anyone else can join; polled later, all three wait for it.
+    // A panic in the call happens before other requests can join. A panic in a later poll fails all three.
     for (when, failures) in [("called", 1), ("polled", 3)] {
         let layer = jwt(Panicking(when, AtomicUsize::new(0))).build().unwrap();
         let service = service(&layer, &Recorder::new());
         let callers = (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1"))));
         let mut kinds = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
-            let result = caller.await.expect("the panic stays inside the flight");
+            let result = caller.await.expect("the panic is contained in the fetch");
             kinds.extend(result.err().map(|error| error_kind(Err::<(), _>(error))));
         }
         assert_eq!(kinds, vec![AuthErrorKind::TokenSource; failures], "{when}");
@@ -77,7 +77,7 @@ async fn g1_panic_in_the_drop_of_a_source_call_is_contained() {
     struct HangsThenPanics;
     impl TokenSource for HangsThenPanics {
         async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
-            let _bomb = PanicsWhenDropped;
+            let _panics = PanicsWhenDropped;
             std::future::pending().await
         }
     }
@@ -142,7 +142,7 @@ async fn g1_error_keeps_cause_transience_and_retry_after() {
     assert_eq!(std::error::Error::source(cause).unwrap().to_string(), "the vault is sealed");
 }
 
-/// A source that asks for a pause with its first answer, and works then.
+/// Returns a source whose first call fails with this `retry_after`. Later calls succeed.
 fn pausing(pause: std::time::Duration) -> Source {
     Source::from_fn(move |number, request| async move {
         match number {
@@ -162,7 +162,7 @@ async fn g2_source_is_not_called_during_retry_after() {
 
     assert_eq!(ask("image-1").await.retry_after(), Some(secs(30)));
     clock.advance(secs(20));
-    // Also for other params.
+    // The pause applies to other params as well.
     for image in ["image-1", "image-2"] {
         let error = ask(image).await;
         assert_eq!((error.kind(), error.retry_after()), (AuthErrorKind::TokenSource, Some(secs(10))));
@@ -223,7 +223,7 @@ async fn g2_cached_tokens_are_served_during_a_pause() {
     let service = service(&layer, &Recorder::new());
     assert!(send(&service, try_on("image-1")).await.is_ok());
     assert!(send(&service, try_on("image-2")).await.is_err());
-    // Into the time of its refresh, which the pause forbids.
+    // The token becomes due for a refresh, which the pause prevents.
     for _ in 0..5 {
         clock.advance(secs(10));
         assert!(send(&service, try_on("image-1")).await.is_ok());
@@ -234,7 +234,7 @@ async fn g2_cached_tokens_are_served_during_a_pause() {
     assert_eq!(source.calls(), 2);
 }
 
-/// The claims that the signer signs for these params.
+/// Returns the claims of the token that the signer makes.
 async fn signed(signer: &JwtSigner, request: TokenRequest) -> Result<serde_json::Value, TokenError> {
     Ok(claims(signer.token(request).await?.expose()))
 }
@@ -261,12 +261,12 @@ async fn g3_payload_holds_issuer_times_and_params() {
     expected["iat"] = now.into();
     expected["exp"] = (now + 600).into();
     assert_eq!(signed(&signer, request.clone()).await.unwrap(), expected);
-    // A new token within the same second is another token.
+    // A forced token within the same second differs.
     expected["iat"] = (now - 1).into();
     assert_eq!(signed(&signer, request.with_force_refresh()).await.unwrap(), expected);
 }
 
-/// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.
+/// The signer does not parse its tokens, so the times that it stores must equal those that parsing finds.
 #[tokio::test]
 async fn g3_signed_token_has_the_times_that_parsing_finds() {
     let clock = ManualClock::default();
@@ -278,7 +278,7 @@ async fn g3_signed_token_has_the_times_that_parsing_finds() {
         assert_eq!((signed.issued_at(), signed.expires_at()), (parsed.issued_at(), parsed.expires_at()));
         assert!(signed.issued_at() < signed.expires_at());
     }
-    // Over 8 KiB (rule B4): the issuer's id is part of the token.
+    // Over 8 KiB (rule B4), because the issuer id is part of the token.
     let too_long = JwtSigner::hs256("i".repeat(8 * 1024), "secret").unwrap();
     let inner = Recorder::new();
     let layer = jwt(too_long).build().unwrap();

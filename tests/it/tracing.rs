@@ -1,4 +1,4 @@
-//! What the layer tells subscribers: one span for each flight, and events for what an operator wants to know of.
+//! The spans and events of the layer: one span per fetch, and one event for each condition that an operator should know about.
 
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{AuthErrorKind, Clock, TokenError};
@@ -10,7 +10,7 @@ use crate::support::*;
 async fn tracing_reports_each_fetch_and_every_event() {
     let events = CapturedEvents::start();
     let gate = Gate::closed();
-    // The third call, for a refresh, fails.
+    // The third call is a refresh and fails.
     let source = Source::from_fn({
         let gate = gate.clone();
         move |number, request| {
@@ -27,17 +27,17 @@ async fn tracing_reports_each_fetch_and_every_event() {
     });
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, source);
-    let refused = RejectedTokens::default();
+    let rejected = RejectedTokens::default();
     let inner = Recorder::with_status({
-        let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.contains(seen.token()) {
+        let rejected = rejected.clone();
+        move |seen| match seen.headers.contains_key("authorization") && rejected.contains(seen.token()) {
             true => http::StatusCode::UNAUTHORIZED,
             false => http::StatusCode::OK,
         }
     });
     let service = service(&layer, &inner);
 
-    // A miss that three wait for.
+    // A miss with three waiters.
     let callers: Vec<_> =
         (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1")))).collect();
     settle().await;
@@ -47,11 +47,11 @@ async fn tracing_reports_each_fetch_and_every_event() {
     }
     assert_eq!(events.take(), "span token_fetch\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
 
-    // A hit says nothing.
+    // A hit emits nothing.
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(events.take(), "");
 
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     send(&service, try_on("image-1")).await.unwrap();
     let replay = "span token_fetch\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
         event in tower_aiuta_auth\n  message=request replayed with a new token\n";
@@ -74,7 +74,7 @@ async fn tracing_reports_each_fetch_and_every_event() {
     let last = events.take();
     assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
 
-    // Ten minutes behind.
+    // The clock is ten minutes behind.
     let date = httpdate::fmt_http_date(clock.now() + secs(600));
     let inner = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date);
@@ -86,5 +86,5 @@ async fn tracing_reports_each_fetch_and_every_event() {
     assert!(skew.contains("event in tower_aiuta_auth\n  message=clock offset adopted\n  offset=600\n"), "{skew}");
     assert!(skew.ends_with("  message=request replayed with a new token\n"), "{skew}");
     send(&crate::support::service(&layer, &inner), try_on("image-4")).await.unwrap();
-    assert!(!events.take().contains("clock"), "it is told once");
+    assert!(!events.take().contains("clock"), "the offset is reported once");
 }

@@ -1,6 +1,7 @@
-//! `from_env` with `AIUTA_TOKEN_URL`: reqwest asks there, on this machine only if in the clear, and no error shows where.
+//! `from_env` with `AIUTA_TOKEN_URL`: tokens are fetched with reqwest, plain http is for loopback only, and no error shows the
+//! URL.
 //!
-//! Without one of the features it needs, it is an error: that is in `tests/bare`, since these tests have all of them.
+//! `tests/bare` has the tests without the features that the variable needs.
 
 use axum::Router;
 use axum::response::Redirect;
@@ -13,7 +14,7 @@ use crate::support::*;
 
 const ID: (&str, &str) = ("AIUTA_SUBSCRIPTION_ID", "id-1");
 
-/// As [`super::from_env`], beside servers in this process.
+/// Calls [`super::from_env`] while servers run in this process.
 async fn from_env(url: String, more: &'static [(&str, &str)]) -> String {
     let run = move || super::from_env(&[&[ID, ("AIUTA_TOKEN_URL", &url)], more].concat());
     tokio::task::spawn_blocking(run).await.unwrap()
@@ -25,7 +26,7 @@ async fn config_from_env_fetches_tokens_from_the_token_url() {
     let issuer = JwtIssuer::new(signer, |_, params| async { Ok(params) });
     let server = Server::with_router(Router::new().route_service("/aiuta_jwt", issuer)).await;
 
-    // What is for this machine goes to no proxy; nobody listens there.
+    // Requests to loopback bypass the proxy, at which nothing listens.
     let proxies = &[("http_proxy", "http://127.0.0.1:9"), ("all_proxy", "http://127.0.0.1:9")];
     let shown = from_env(format!("{}/aiuta_jwt", server.origin()), proxies).await;
     let lines: Vec<_> = shown.lines().collect();
