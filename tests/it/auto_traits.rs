@@ -15,7 +15,7 @@ use tower_aiuta_auth::*;
 
 type Req = Request<Full<Bytes>>;
 
-/// A service that is what `T` is, with a future that is what `F` is.
+/// A service with the auto traits of `T`, whose future has those of `F`.
 struct Inner<T, F>(PhantomData<(T, F)>);
 
 impl<T, F> Clone for Inner<T, F> {
@@ -36,7 +36,7 @@ impl<T, F: Future<Output = Result<Response<()>, BoxError>>> Service<Req> for Inn
     }
 }
 
-/// A future that is what `T` is.
+/// A future with the auto traits of `T`.
 struct Fut<T>(PhantomData<T>);
 
 impl<T> Future for Fut<T> {
@@ -71,9 +71,8 @@ fn f4_handles_and_errors_are_send_and_sync() {
     assert_obj_safe!(Clock);
 
     fn is_send<T: Send>(_: T) {}
-    let layer =
-        AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("the settings are right");
-    is_send(layer.token_cache().expect("the Jwt scheme").get(&AuthParams::new()));
+    let layer = AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("valid settings");
+    is_send(layer.token_cache().expect("the JWT scheme").get(&AuthParams::new()));
 }
 
 #[test]
@@ -103,7 +102,7 @@ fn f4_future_borrows_only_what_its_parts_borrow() {
     is_static::<Of<(), ()>>();
     is_static::<TokenCache>();
     is_static::<AiutaAuthLayer>();
-    // A service that borrows makes a service that borrows.
+    // A service that borrows, inside the layer, borrows as well.
     fn borrows<'a>(
         layer: &AiutaAuthLayer,
         inner: Inner<&'a str, Fut<&'a str>>,
@@ -111,7 +110,7 @@ fn f4_future_borrows_only_what_its_parts_borrow() {
         tower::Layer::layer(layer, inner)
     }
     let name = String::from("local");
-    let mut service = borrows(&AiutaAuthLayer::api_key("key").expect("a key"), Inner(PhantomData));
+    let mut service = borrows(&AiutaAuthLayer::api_key("key").expect("a valid key"), Inner(PhantomData));
     assert!(service.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
     drop(name);
 }

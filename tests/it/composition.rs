@@ -1,6 +1,5 @@
-//! Composition over real transports: hyper-util's client by HTTP/1 and by HTTP/2, reqwest, and axum's `Router` in process, each with Tower's
-//! middleware on either side; each test's name says what that order does, and README's section on order is the list of them. That nothing is called
-//! without being polled ready is in `tower.rs`.
+//! The layer over real transports: hyper-util's client with HTTP/1 and HTTP/2, reqwest, and axum's `Router` in process, each with
+//! Tower middleware on either side. The README's section on order lists these behaviours. `tower.rs` tests readiness.
 
 mod orders;
 mod transports;
@@ -28,7 +27,7 @@ use crate::support::*;
 const START: &str = "/digital-try-on/v1/sku_images_operations";
 const MODELS: &str = "/digital-try-on/v1/predefined_try_on_models";
 
-/// A stand-in on a port, with one image.
+/// Starts a fake Aiuta that has one image.
 async fn aiuta() -> (FakeAiuta, FakeServer, String) {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
@@ -59,7 +58,7 @@ fn tokens_sent(aiuta: &FakeAiuta) -> Vec<HeaderValue> {
     aiuta.requests().iter().map(|request| request.headers["authorization"].clone()).collect()
 }
 
-/// Sends a request, with a token by its own means, a revocation and both schemes.
+/// Sends a read and two try-ons with each scheme. The token is revoked between the try-ons.
 async fn exercise<S, B, R>(transport: S, name: &str)
 where
     S: Service<Request<B>, Response = Response<R>, Error: Into<BoxError>> + Clone,
@@ -103,7 +102,7 @@ async fn layer_works_on_an_axum_router_in_process() {
         }
         let replayed = usize::from(layer.token_cache().is_some());
         assert_eq!(aiuta.requests().len(), 2 + replayed);
-        // The Router could look at the whole request, as it was to be sent.
+        // The router receives the full request, with the authority in its URI.
         assert!(aiuta.requests().iter().all(|request| request.uri.authority().is_some()));
     }
 }
@@ -120,11 +119,11 @@ async fn each_client_uses_its_http_version() {
     }
 }
 
-/// Repeats what was answered with 503, and forgets all tokens before it does.
+/// A policy that clears the token cache and repeats the request after a 503.
 #[derive(Clone)]
-struct AfterClearing(TokenCache);
+struct ClearAndRetry(TokenCache);
 
-impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
+impl tower::retry::Policy<Req, Res, BoxError> for ClearAndRetry {
     type Future = std::future::Ready<()>;
 
     fn retry(&mut self, _: &mut Req, result: &mut Result<Res, BoxError>) -> Option<Self::Future> {
@@ -142,14 +141,13 @@ impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
 
 #[tokio::test]
 async fn retry_outside_the_layer_authenticates_every_attempt() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
+        let (name, transport) = transports(&aiuta)[index].clone();
         let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
-        let client = RetryLayer::new(AfterClearing(tokens.clone())).layer(layer.layer(transport));
+        let client = RetryLayer::new(ClearAndRetry(tokens.clone())).layer(layer.layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 3), "{name}");
     }
@@ -157,14 +155,13 @@ async fn retry_outside_the_layer_authenticates_every_attempt() {
 
 #[tokio::test]
 async fn retry_inside_the_layer_repeats_with_the_same_token() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
+        let (name, transport) = transports(&aiuta)[index].clone();
         let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
-        let client = layer.layer(RetryLayer::new(AfterClearing(tokens.clone())).layer(transport));
+        let client = layer.layer(RetryLayer::new(ClearAndRetry(tokens.clone())).layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 1), "{name}");
         let sent = tokens_sent(&aiuta);
@@ -175,8 +172,8 @@ async fn retry_inside_the_layer_repeats_with_the_same_token() {
 #[tokio::test]
 async fn timeout_outside_the_layer_ends_the_wait_but_not_the_fetch() {
     for (name, transport) in networks() {
-        let home = Recorder::new();
-        let server = Server::recording(&home).await;
+        let aiuta_requests = Recorder::new();
+        let server = Server::recording(&aiuta_requests).await;
         let gate = Gate::closed();
         let source = Source::gated(&gate);
         let layer = jwt(source.clone()).origins([server.origin()]).build().unwrap();
@@ -184,9 +181,9 @@ async fn timeout_outside_the_layer_ends_the_wait_but_not_the_fetch() {
             TimeoutLayer::new(Duration::from_millis(20)).layer(layer.layer(transport.clone())),
         );
         let error = client.oneshot(start(server.origin(), "image-1")).await.unwrap_err();
-        assert!(error.is::<Elapsed>() && home.count() == 0, "{name}");
+        assert!(error.is::<Elapsed>() && aiuta_requests.count() == 0, "{name}");
         gate.open(1);
-        // Another client of the same layer, which has all the time.
+        // Another client of the same layer, without a timeout.
         let answer = layer.layer(transport).oneshot(start(server.origin(), "image-1")).await.unwrap();
         assert_eq!((answer.status(), source.calls()), (StatusCode::OK, 1), "{name}");
     }
@@ -210,25 +207,25 @@ async fn timeout_inside_the_layer_ends_one_attempt_and_keeps_the_token() {
     }
 }
 
-/// Home sends what comes to `/there` abroad, and abroad sends it to `/back` at home.
+/// Starts two servers: Aiuta redirects `/there` to the foreign host, which redirects to `/back` at Aiuta.
 async fn there_and_back() -> (Server, Recorder, Server, Recorder) {
     let back = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
-    let abroad = redirecting({
+    let foreign_requests = redirecting({
         let back = back.clone();
         move |_| back.get().cloned()
     });
-    let foreign = Server::recording(&abroad).await;
+    let foreign = Server::recording(&foreign_requests).await;
     let there = format!("{}/photo", foreign.origin());
-    let home = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
-    let aiuta = Server::recording(&home).await;
+    let aiuta_requests = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
+    let aiuta = Server::recording(&aiuta_requests).await;
     back.set(format!("{}/back", aiuta.origin())).unwrap();
-    (aiuta, home, foreign, abroad)
+    (aiuta, aiuta_requests, foreign, foreign_requests)
 }
 
 #[tokio::test]
 async fn a5_redirect_followed_outside_the_layer_leaks_no_credential() {
     for (name, transport) in networks() {
-        let (aiuta, home, _foreign, abroad) = there_and_back().await;
+        let (aiuta, aiuta_requests, _foreign, foreign_requests) = there_and_back().await;
         let origins = [aiuta.origin()];
         for (layer, credential) in [
             (AiutaAuthLayer::builder().api_key("key").origins(origins).build().unwrap(), "x-api-key"),
@@ -237,19 +234,21 @@ async fn a5_redirect_followed_outside_the_layer_leaks_no_credential() {
             let client = FollowRedirectLayer::new().layer(layer.layer(transport.clone()));
             let answer = client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
             assert_eq!(answer.status(), 200, "{name}");
-            let [.., there, back] = &home.requests()[..] else { panic!("{name}: it did not come back") };
+            let [.., there, back] = &aiuta_requests.requests()[..] else {
+                panic!("{name}: the redirect back was not followed")
+            };
             assert_eq!((there.uri.path(), back.uri.path()), ("/there", "/back"), "{name}");
             assert_eq!((there.credentials(), back.credentials()), (vec![credential], vec![credential]), "{name}");
-            assert_eq!(abroad.last().credentials(), [""; 0], "{name}");
+            assert_eq!(foreign_requests.last().credentials(), [""; 0], "{name}");
         }
     }
 }
 
 #[tokio::test]
 async fn a5_redirect_followed_inside_the_layer_leaks_api_key_and_subscription_id() {
-    // Not as it should be: as tower-http is. The layer can't see what happens beneath it.
+    // A limit of tower-http, documented in the README: the layer does not see redirects that are followed inside it.
     for (name, transport) in networks() {
-        let (aiuta, _, _foreign, abroad) = there_and_back().await;
+        let (aiuta, _, _foreign, foreign_requests) = there_and_back().await;
         for (layer, credential) in [
             (AiutaAuthLayer::builder().api_key("key"), "x-api-key"),
             (jwt(Source::new()).access_rule(|_, _| Some(Access::SubscriptionId)), "x-user-id"),
@@ -257,36 +256,35 @@ async fn a5_redirect_followed_inside_the_layer_leaks_api_key_and_subscription_id
             let layer = layer.origins([aiuta.origin()]).build().unwrap();
             let client = layer.layer(FollowRedirectLayer::new().layer(transport.clone()));
             client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
-            assert_eq!(abroad.last().credentials(), [credential], "{name}");
+            assert_eq!(foreign_requests.last().credentials(), [credential], "{name}");
         }
     }
 }
 
 #[tokio::test]
 async fn readme_order_works_over_every_transport() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
+        let (name, transport) = transports(&aiuta)[index].clone();
         let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap().clone();
         let client: Transport = BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .layer(TimeoutLayer::new(secs(30)))
                 .layer(FollowRedirectLayer::new())
-                .layer(RetryLayer::new(AfterClearing(tokens.clone())))
+                .layer(RetryLayer::new(ClearAndRetry(tokens.clone())))
                 .layer(layer)
                 .layer(TimeoutLayer::new(secs(10)))
                 .concurrency_limit(1)
                 .service(transport),
         );
-        let warm = AuthParams::new().with("uploaded_image_id", image.as_str()).with("sku_id", "dress-1");
+        let cached = AuthParams::new().with("uploaded_image_id", image.as_str()).with("sku_id", "dress-1");
         aiuta.fail_next(1, Fault::Unavailable);
         let sends = (0..3).map(|_| tokio::spawn(client.clone().oneshot(start(server.origin(), &image))));
         for sent in futures::future::join_all(sends).await {
             assert_eq!(sent.unwrap().unwrap().status(), 200, "{name}");
         }
-        tokens.get(&warm).await.unwrap();
+        tokens.get(&cached).await.unwrap();
         assert_eq!((aiuta.operations_started(), aiuta.requests().len()), (3, 4), "{name}");
     }
 }

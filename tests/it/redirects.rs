@@ -1,9 +1,12 @@
-//! Rule A5: a redirect followed outside the layer takes no credential along, and coming back is authenticated afresh. Here in process, by each
-//! hop; in `redirects/` on the wire, by each way to write a `Location`, and what becomes of those that are followed beneath the layer.
+//! Rule A5: a redirect followed outside the layer takes no credential to another origin, and each request to Aiuta is
+//! authenticated again.
+//!
+//! The tests in this file check each hop in process. The submodules use real servers: every spelling of a `Location`, and redirects
+//! followed inside the layer.
 
 mod addresses;
-mod beneath;
 mod cases;
+mod inside;
 mod net;
 mod outside;
 
@@ -25,21 +28,21 @@ use crate::support::*;
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const AIUTA: &str = "https://api.aiuta.com";
 const IMAGE: &str = "https://api.aiuta.com/v1/uploaded_images/1";
-/// Another origin; on purpose with a path of Aiuta's.
+/// Another origin, with a path that Aiuta also has.
 const ELSEWHERE: &str = "https://storage.example/v1/sku_try_on_operations";
 
-/// The most careless policy: it follows everything, and keeps headers, extensions and body.
-fn careless() -> impl Policy<Full<Bytes>, BoxError> + Clone {
+/// A policy that follows everything and keeps headers, extensions and body.
+fn follow_all() -> impl Policy<Full<Bytes>, BoxError> + Clone {
     clone_body_fn(|body: &Full<Bytes>| Some(body.clone()))
 }
 
-/// tower-http's own, with the body kept: on the way to another origin it drops `authorization` and all extensions.
+/// The standard policy of tower-http, which drops `authorization` and all extensions at another origin. Keeps the body.
 fn standard() -> impl Policy<Full<Bytes>, BoxError> + Clone {
-    PolicyExt::and::<_, Full<Bytes>, BoxError>(careless(), Standard::default())
+    PolicyExt::and::<_, Full<Bytes>, BoxError>(follow_all(), Standard::default())
 }
 
-/// Sends `request` to a service that answers it, and each redirected one, with the next of `hops`, and then with 200; returns all
-/// requests that left the layer.
+/// Sends `request` to a service that responds with each of `hops` in turn, and then with 200. Returns all requests that the inner
+/// service received.
 async fn follow<P>(
     layer: &AiutaAuthLayer,
     policy: P,
@@ -66,24 +69,24 @@ where
     (inner.requests(), result)
 }
 
-/// The same under both policies; every request has to have been sent.
+/// Calls [`follow`] with both policies. Asserts that every redirect was followed.
 async fn follow_by_both(
     layer: &AiutaAuthLayer,
     request: &Request<Full<Bytes>>,
     hops: &[(u16, &'static str)],
 ) -> [Vec<SentRequest>; 2] {
-    let (by_careless, one) = follow(layer, careless(), request.clone(), hops).await;
+    let (by_follow_all, one) = follow(layer, follow_all(), request.clone(), hops).await;
     let (by_standard, other) = follow(layer, standard(), request.clone(), hops).await;
     assert_eq!((one.unwrap(), other.unwrap()), (StatusCode::OK, StatusCode::OK));
-    assert_eq!((by_careless.len(), by_standard.len()), (hops.len() + 1, hops.len() + 1));
-    [by_careless, by_standard]
+    assert_eq!((by_follow_all.len(), by_standard.len()), (hops.len() + 1, hops.len() + 1));
+    [by_follow_all, by_standard]
 }
 
 fn credentials(seen: &[SentRequest]) -> Vec<Vec<&'static str>> {
     seen.iter().map(SentRequest::credentials).collect()
 }
 
-/// A request for each of the three credentials to Aiuta, which is at `origin`, with a layer that gives it; and the credential's name.
+/// Returns layers and requests for each of the three credentials, with the name of the credential. Aiuta is at `origin`.
 fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
     let here =
         |builder: AiutaAuthBuilder| builder.origins([origin]).danger_allow_plaintext_origins(true).build().unwrap();
@@ -171,7 +174,7 @@ async fn a5_redirected_try_on_gets_a_token_for_its_params() {
 
 #[tokio::test]
 async fn a5_redirected_try_on_that_lost_its_params_is_not_sent() {
-    // tower-http's own policy drops the extensions at another origin; this body has no params to put in their place.
+    // The standard policy drops the extensions at another origin, and this body contains no params.
     let mut request = post(TRY_ON, "--form-data");
     request.extensions_mut().insert(params("image-1"));
     let layer = jwt(Source::new()).build().unwrap();

@@ -1,4 +1,4 @@
-//! Keys and secrets that change while the layer is in use.
+//! Rotation of API keys and signing secrets while the layer is in use.
 
 use serde_json::json;
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
@@ -53,7 +53,7 @@ async fn rotation_of_the_secret_reaches_every_clone() {
     clone.rotate("issuer-2", "secret-2").unwrap();
     let expected = JwtSigner::hs256("issuer-2", "secret-2").unwrap();
     assert_eq!(signed(&signer).await.expose(), signed(&expected).await.expose());
-    // What was set on one clone is its own.
+    // Other settings of a clone are not shared.
     let claims = (claims(signed(&signer).await.expose()), claims(signed(&clone).await.expose()));
     assert_eq!((&claims.0["iss"], &claims.1["iss"]), (&json!("issuer-2"), &json!("issuer-2")));
     assert_eq!(claims.1["exp"].as_u64().unwrap() - claims.0["exp"].as_u64().unwrap(), 540);
@@ -74,7 +74,7 @@ async fn rotation_takes_effect_after_clear() {
         let request = post(SKU_IMAGES, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
         tower::ServiceExt::oneshot(tower::Layer::layer(&layer, aiuta), request).await.unwrap().status().as_u16()
     };
-    // 400: the image is unknown, so the token was good.
+    // 400: the image is unknown, so the token was accepted.
     assert_eq!(send(aiuta("issuer-1", "secret-1")).await, 400);
     signer.rotate("issuer-2", "secret-2").unwrap();
     assert_eq!(send(aiuta("issuer-1", "secret-1")).await, 400, "the old token is still in the cache");
@@ -98,6 +98,6 @@ async fn rotation_during_requests_sends_either_key() {
     send(&service, get(MODELS)).await.unwrap();
     let numbers: Vec<u32> =
         inner.requests().iter().map(|seen| seen.header("x-api-key")["key-".len()..].parse().unwrap()).collect();
-    assert!(numbers.is_sorted(), "no key comes back");
+    assert!(numbers.is_sorted(), "an older key is not sent after a newer one");
     assert_eq!(numbers.last(), Some(&1000));
 }

@@ -1,4 +1,4 @@
-//! Rules F1–F5: a good citizen among Tower's services.
+//! Rules F1–F5: readiness, other Tower middleware, errors and boxed stacks.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,41 +23,41 @@ type Req = Request<Full<Bytes>>;
 type Res = Response<Full<Bytes>>;
 type Boxed = BoxCloneService<Req, Res, BoxError>;
 
-/// Sends a hit, a miss and a replay through a stack that contains `layer` and ends at the recorder: every way a request can take.
-async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &RejectedTokens, stack: Boxed, name: &str) {
+/// Sends misses, a hit, a replay and a foreign request through a stack that contains `layer` and ends at the recorder.
+async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, rejected: &RejectedTokens, stack: Boxed, name: &str) {
     let tokens = layer.token_cache().unwrap();
     for image in ["image-1", "image-1", "image-2"] {
         assert_eq!(send(&stack, try_on(image)).await.unwrap(), StatusCode::OK, "{name}");
     }
-    refused.add(tokens.get(&params("image-1")).await.unwrap().expose());
+    rejected.add(tokens.get(&params("image-1")).await.unwrap().expose());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK, "{name}: replayed");
-    assert_eq!(send(&stack, get("https://example.com/photo")).await.unwrap(), StatusCode::OK, "{name}: elsewhere");
+    assert_eq!(send(&stack, get("https://example.com/photo")).await.unwrap(), StatusCode::OK, "{name}: foreign host");
     assert_eq!(inner.count(), 6, "{name}");
     let credentials: Vec<_> = inner.requests().iter().map(|seen| seen.credentials().len()).collect();
     assert_eq!(credentials, [1, 1, 1, 1, 1, 0], "{name}");
 }
 
-/// The layer, its inner service and the tokens that it refuses.
+/// Returns a layer, its inner service and the tokens that the service rejects.
 fn parts() -> (AiutaAuthLayer, Recorder, RejectedTokens) {
-    let refused = RejectedTokens::default();
+    let rejected = RejectedTokens::default();
     let inner = Recorder::with_status({
-        let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.contains(seen.token()) {
+        let rejected = rejected.clone();
+        move |seen| match seen.headers.contains_key("authorization") && rejected.contains(seen.token()) {
             true => StatusCode::UNAUTHORIZED,
             false => StatusCode::OK,
         }
     });
-    // The source waits, so that a miss has to.
+    // The source waits, so that a miss waits too.
     let source = Source::from_fn(|number, request| async move {
         tokio::task::yield_now().await;
         Ok(numbered_token(number, &request, secs(60)))
     });
-    (jwt_with_clock(&ManualClock::default(), source), inner, refused)
+    (jwt_with_clock(&ManualClock::default(), source), inner, rejected)
 }
 
 #[tokio::test(start_paused = true)]
 async fn f1_layer_works_outside_other_middleware() {
-    // The recorder panics if it is called without being polled ready; so do the permits of these layers.
+    // The recorder and the services of these layers panic if they are called without being polled ready.
     type Make = fn(&AiutaAuthLayer, Recorder) -> Boxed;
     let stacks: [(&str, Make); 7] = [
         ("Buffer", |auth, inner| BoxCloneService::new(auth.layer(Buffer::new(inner, 1)))),
@@ -81,8 +81,8 @@ async fn f1_layer_works_outside_other_middleware() {
         ("BoxCloneSyncService", |auth, inner| BoxCloneService::new(auth.layer(BoxCloneSyncService::new(inner)))),
     ];
     for (name, stack) in stacks {
-        let (layer, inner, refused) = parts();
-        exercise(&layer, &inner, &refused, stack(&layer, inner.clone()), name).await;
+        let (layer, inner, rejected) = parts();
+        exercise(&layer, &inner, &rejected, stack(&layer, inner.clone()), name).await;
     }
 }
 
@@ -104,8 +104,8 @@ async fn f1_layer_works_inside_other_middleware() {
         ("BoxCloneSyncService", |auth| BoxCloneService::new(BoxCloneSyncService::new(auth))),
     ];
     for (name, stack) in stacks {
-        let (layer, inner, refused) = parts();
-        exercise(&layer, &inner, &refused, stack(service(&layer, &inner)), name).await;
+        let (layer, inner, rejected) = parts();
+        exercise(&layer, &inner, &rejected, stack(service(&layer, &inner)), name).await;
     }
 }
 
@@ -134,7 +134,7 @@ async fn f1_request_that_does_not_wait_uses_the_service_polled_ready() {
     let inner = Recorder::new();
     let mut service = layer.layer(OnlyOriginal(inner.clone(), true));
     for request in [
-        try_on("image-1"), // a miss, with a source that need not wait
+        try_on("image-1"), // a miss with a source that does not wait
         try_on("image-1"), // a hit
         post(SKU_IMAGES, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#),
         get("https://api.aiuta.com/v1/try_on_models"),
@@ -152,7 +152,7 @@ async fn f1_failed_request_keeps_no_permit() {
     let other = failing.clone();
     let ready: &mut AiutaAuth<_> = ServiceExt::<Req>::ready(&mut failing).await.unwrap();
     assert!(ready.call(post(SKU_IMAGES, "{}")).await.is_err());
-    // The one that failed is still there; the only permit is free.
+    // The service that failed is still alive, and the only permit is free.
     assert_eq!(other.oneshot(try_on("image-1")).now_or_never().unwrap().unwrap().status(), StatusCode::OK);
     drop(failing);
 }
@@ -178,7 +178,7 @@ impl tower::retry::Policy<Req, Res, BoxError> for Once {
 async fn f2_retry_authenticates_every_attempt() {
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, Source::new());
-    // Between the attempts the token's life ends.
+    // The token expires between the attempts.
     let inner = Recorder::with_status({
         let clock = clock.clone();
         move |seen| {

@@ -1,4 +1,4 @@
-//! Which credential is good for which request, and what a refusal looks like.
+//! Which credential is accepted for which request, and what a rejection looks like.
 
 use super::*;
 
@@ -31,7 +31,7 @@ async fn every_operation_accepts_the_credentials_in_the_table() {
                 (("x-api-key", "wrong"), false),
                 (("authorization", "Bearer a.b.c"), false),
                 (("x-user-id", "wrong"), false),
-                // An API key is no subscription id, and the other way round.
+                // An API key as subscription id, and a subscription id as API key.
                 (("x-user-id", FakeAiuta::API_KEY), false),
                 (("x-api-key", FakeAiuta::SUBSCRIPTION_ID), false),
                 (NOTHING, false),
@@ -90,12 +90,12 @@ async fn tokens_are_verified_like_pyjwt() {
         (format!("a.{signed}"), Some("header is not a JSON object")),
     ] {
         send(&aiuta, get("/v1/try_on_models", ("authorization", &format!("Bearer {token}")))).await;
-        let said = last(&aiuta).refusal;
-        let right = match (&said, refusal) {
-            (Some(said), Some(refusal)) => said.contains(refusal),
-            (said, refusal) => said.is_none() && refusal.is_none(),
+        let recorded = last(&aiuta).refusal;
+        let matches = match (&recorded, refusal) {
+            (Some(recorded), Some(refusal)) => recorded.contains(refusal),
+            (recorded, refusal) => recorded.is_none() && refusal.is_none(),
         };
-        assert!(right, "expected {refusal:?}, and it said {said:?}");
+        assert!(matches, "expected {refusal:?}, recorded {recorded:?}");
     }
 }
 
@@ -114,7 +114,7 @@ async fn token_times_are_checked_by_the_given_clock() {
     clock.step_back(Duration::from_millis(60_001));
     assert_eq!(status().await, 401, "`iat` is a millisecond ahead");
     clock.set(SystemTime::UNIX_EPOCH - Duration::from_secs(1));
-    assert_eq!(status().await, 401, "and years ahead");
+    assert_eq!(status().await, 401, "`iat` is years ahead");
     assert_eq!(clock.now(), SystemTime::UNIX_EPOCH - Duration::from_secs(1));
 }
 
@@ -141,7 +141,7 @@ async fn token_starts_only_the_operation_it_was_made_for() {
         }
     }
     assert_eq!(aiuta.operations_started(), 8);
-    // Elsewhere what the token was made for plays no part.
+    // Other operations do not compare the params of the token.
     let token = bearer(json!({ "uploaded_image_id": "another" }));
     assert_eq!(send(&aiuta, get("/v1/try_on_models", ("authorization", &token))).await.status, 200);
 }

@@ -1,4 +1,4 @@
-//! The server, the records and the handles themselves.
+//! The server, the records and the handles.
 
 use super::*;
 
@@ -20,7 +20,7 @@ async fn address_of_a_dropped_server() -> String {
     let server = aiuta.serve().await.unwrap();
     let address = server.origin().trim_start_matches("http://").to_owned();
     let uri = format!("{}/v1/try_on_models", server.origin());
-    // Requests that would hang for ever, on connections of both versions.
+    // Requests that hang, over HTTP/1 and HTTP/2.
     let _hold = aiuta.hold();
     let (one, two) = (http1(), http2());
     let hanging = [tokio::spawn(one.request(get(&uri, KEY))), tokio::spawn(two.request(get(&uri, KEY)))];
@@ -36,7 +36,7 @@ async fn address_of_a_dropped_server() -> String {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), all_ended).await.expect("a task was left behind");
+    tokio::time::timeout(Duration::from_secs(10), all_ended).await.expect("a task is left");
     address
 }
 
@@ -65,7 +65,7 @@ async fn debug_shows_no_secret() {
     let secrets =
         [KEY.1, USER.1, FakeAiuta::ISSUER, FakeAiuta::SECRET, "Bearer ", "body-text", "query", "wrong-secret"];
     for secret in secrets {
-        assert!(!shown.contains(secret), "{secret} in {shown}");
+        assert!(!shown.contains(secret), "{secret} appears in {shown}");
     }
     assert!(aiuta.requests().iter().any(|request| request.headers.get(AUTHORIZATION).is_some()));
 }

@@ -1,4 +1,4 @@
-//! The operations: uploads, try-ons, lists of models, deletions, and what is answered to bad requests.
+//! The operations: uploads, try-ons, lists of models, deletions, and responses to invalid requests.
 
 use super::*;
 
@@ -47,12 +47,12 @@ async fn credential_at_the_storage_host_is_a_violation() {
     let violations = aiuta.violations();
     assert_eq!(violations.len(), 6);
     assert_eq!(violations[0], format!("GET /images/{id} at the storage host came with x-api-key"));
-    // In process the host decides: in the URI, or in `Host`.
+    // In process, the host in the URI or in `Host` selects the listener.
     let inside = send(&aiuta, get(&format!("{}/images/{id}", FakeAiuta::STORAGE_ORIGIN), KEY)).await;
     assert_eq!((inside.status, aiuta.violations().len()), (StatusCode::BAD_REQUEST, 7));
     let host = server.storage_origin().trim_start_matches("http://");
     assert_eq!(send(&aiuta, get(&format!("/images/{id}"), ("host", host))).await.status, 200);
-    // And what is not there is not there.
+    // An unknown image is a 404.
     assert_eq!(send(&http1(), get(&format!("{}/images/x", server.storage_origin()), NOTHING)).await.status, 404);
 }
 
@@ -126,7 +126,7 @@ async fn deleted_images_are_gone() {
     let photo = uploaded(&aiuta).await;
     let delete = async |path: String| send(&aiuta, request(Method::DELETE, &path, KEY, &Value::Null)).await.status;
 
-    // Each kind by its own path.
+    // Each kind of image has its own path.
     assert_eq!(delete(format!("/v1/generated_images/{photo}")).await, 400);
     assert_eq!(delete(format!("/v1/uploaded_images/{result}")).await, 400);
     assert_eq!(delete(format!("/v1/uploaded_images/{photo}")).await, 204);

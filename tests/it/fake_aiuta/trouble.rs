@@ -20,7 +20,7 @@ async fn faults_apply_in_order_and_end() {
     );
     assert_eq!(answers[2].headers[RETRY_AFTER], "2");
     assert_eq!(answers[3].headers[WWW_AUTHENTICATE], "Bearer");
-    // What failed so was not started.
+    // A request that failed this way starts no operation.
     assert_eq!(aiuta.operations_started(), 0);
 }
 
@@ -67,7 +67,7 @@ async fn disconnect_over_http2_ends_every_stream() {
     aiuta.wait_for(2).await;
     aiuta.fail_next(1, Fault::Disconnect);
     client.request(get(&uri, KEY)).await.unwrap_err();
-    let bystander = tokio::time::timeout(Duration::from_secs(10), bystander).await.expect("the stream goes on");
+    let bystander = tokio::time::timeout(Duration::from_secs(10), bystander).await.expect("the other stream continues");
     bystander.unwrap().unwrap_err();
     // The next request finds a new connection.
     assert_eq!(send(&client, get(&uri, KEY)).await.status, 200);
@@ -93,7 +93,7 @@ async fn held_requests_are_recorded_and_wait() {
     aiuta.wait_for(20).await;
     first.release();
     tokio::task::yield_now().await;
-    assert!(aiuta.requests().iter().all(|request| request.status.is_none()), "the second guard still holds them");
+    assert!(aiuta.requests().iter().all(|request| request.status.is_none()), "the second hold is still in force");
     // The storage host is not held.
     assert_eq!(send(&aiuta, get("http://storage.aiuta.test/images/model_man_00", NOTHING)).await.status, 200);
     drop(second);
@@ -116,6 +116,6 @@ async fn clearing_records_during_a_request_drops_its_record() {
         (old.await.unwrap().unwrap().status(), new.await.unwrap().unwrap().status()),
         (StatusCode::OK, StatusCode::UNAUTHORIZED)
     );
-    let [recorded] = &aiuta.requests()[..] else { panic!("one record was expected") };
+    let [recorded] = &aiuta.requests()[..] else { panic!("expected one record") };
     assert_eq!((recorded.uri.path(), recorded.status), ("/v1/try_on_models", Some(401)));
 }
