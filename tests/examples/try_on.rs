@@ -33,7 +33,7 @@ fn run(command: &mut Command) -> Run {
     run
 }
 
-/// It failed, with one line that says these.
+/// Asserts that the run failed and printed one line with these texts.
 fn assert_failed(run: &Run, says: &[&str]) {
     assert_eq!((run.status, run.stderr.lines().count()), (Some(1), 1), "{}{}", run.stdout, run.stderr);
     for text in says {
@@ -41,17 +41,17 @@ fn assert_failed(run: &Run, says: &[&str]) {
     }
 }
 
-/// A key that is not right, and no secret of [`FakeAiuta`].
+/// A wrong key, which is not a secret of [`FakeAiuta`].
 const WRONG: &str = "wrong-key-9876543210";
 
-/// Aiuta as the environment names it.
+/// Starts a fake Aiuta.
 async fn serve() -> (FakeAiuta, FakeServer) {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     (aiuta, server)
 }
 
-/// Runs the example beside a server in this process.
+/// Runs the example with these variables against a server in this process.
 async fn run_with<K: AsRef<OsStr>>(server: &FakeServer, variables: &[(&str, K)], args: &[&str]) -> Run {
     let mut command = example();
     command.args(args).env("AIUTA_ORIGIN", server.origin());
@@ -73,7 +73,7 @@ fn run_without_settings_shows_both_schemes() {
     {
         assert!(run.stdout.contains(text), "{text:?} is not in {}", run.stdout);
     }
-    // Both results are there, where the run says.
+    // Both results are at the printed paths.
     let results: Vec<PathBuf> = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(results.len(), 2, "{results:?}");
     for result in results {
