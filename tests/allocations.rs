@@ -1,4 +1,4 @@
-//! What a request allocates on its way through the layer: nothing, where its token is in the cache and nothing has to be kept of it.
+//! Allocations of a request in the layer. A hit that cannot be replayed allocates nothing.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,7 +16,7 @@ use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AuthParams, JwtSigner, NoRepla
 
 type Req = Request<Full<Bytes>>;
 
-/// Takes requests as they come, and lets them go.
+/// An inner service that allocates nothing. Responds with whether the request carries a token.
 #[derive(Clone)]
 struct Inner;
 
@@ -35,8 +35,8 @@ impl Service<Req> for Inner {
 }
 
 fn jwt() -> AiutaAuth<Inner> {
-    let signer = JwtSigner::hs256("issuer", "secret").expect("both are right");
-    AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer).expect("the settings are right").layer(Inner)
+    let signer = JwtSigner::hs256("issuer", "secret").expect("valid secrets");
+    AiutaAuthLayer::jwt("65f0c0ffee65f0c0ffee65f0", signer).expect("valid settings").layer(Inner)
 }
 
 fn try_on() -> Req {
@@ -49,10 +49,10 @@ fn try_on() -> Req {
         .expect("a request")
 }
 
-/// A poll whose headers fill the map that they are in: one more makes it grow.
+/// Returns a poll of an operation whose header map is full, so that one more header makes it grow.
 fn poll_with_full_headers() -> Req {
     let mut request = Request::get("https://api.aiuta.com/digital-try-on/v1/sku_images_operations/1");
-    let headers = request.headers_mut().expect("a request so far");
+    let headers = request.headers_mut().expect("a valid request");
     while headers.len() < 4 || headers.len() < headers.capacity() {
         let name = HeaderName::try_from(format!("x-{}", headers.len())).expect("a name");
         headers.insert(name, HeaderValue::from_static("value"));
@@ -60,7 +60,7 @@ fn poll_with_full_headers() -> Req {
     request.body(Full::default()).expect("a request")
 }
 
-/// The allocations of one request, and whether it left with a token.
+/// Returns the number of allocations of one request, and whether it was sent with a token.
 fn send(service: &mut AiutaAuth<Inner>, request: Req) -> (u64, bool) {
     let mut authorized = false;
     let mut request = Some(request);
@@ -68,14 +68,16 @@ fn send(service: &mut AiutaAuth<Inner>, request: Req) -> (u64, bool) {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(service.poll_ready(&mut cx).is_ready());
         let request = request.take().expect("measured once");
-        let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else { panic!("it has to wait") };
+        let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else {
+            panic!("the request has to wait")
+        };
         authorized = response.into_body();
     });
     (allocations.count_total, authorized)
 }
 
 #[test]
-fn a_hit_that_is_not_kept_allocates_nothing() {
+fn hit_with_no_replay_allocates_nothing() {
     let mut service = jwt();
     let without_replay = || {
         let mut request = try_on();
@@ -83,12 +85,12 @@ fn a_hit_that_is_not_kept_allocates_nothing() {
         request
     };
     let (miss, _) = send(&mut service, without_replay());
-    assert!(miss > 0, "the first request makes a token");
+    assert!(miss > 0, "the first request fetches a token");
     assert_eq!(send(&mut service, without_replay()), (0, true));
 }
 
 #[test]
-fn a_hit_for_no_params_allocates_nothing() {
+fn hit_without_params_allocates_nothing() {
     let mut service = jwt();
     let delete = || {
         let mut request = try_on();
@@ -102,45 +104,45 @@ fn a_hit_for_no_params_allocates_nothing() {
 }
 
 #[test]
-fn a_hit_that_may_be_sent_again_allocates_what_its_copy_takes() {
+fn hit_with_replay_allocates_no_more_than_its_copy() {
     let mut service = jwt();
     send(&mut service, try_on());
 
     let original = try_on();
     let copy = measure(|| {
-        // Boxed, so that the future of a request stays small.
+        // The layer boxes the copy to keep its future small.
         let (headers, extensions) = (original.headers().clone(), original.extensions().clone());
         black_box(Box::new((headers, extensions, original.uri().clone(), original.body().clone())));
     });
     let (allocations, authorized) = send(&mut service, try_on());
     assert!(authorized);
-    assert!(allocations > 0, "there is a copy");
+    assert!(allocations > 0, "the request is copied for the replay");
     assert!(allocations <= copy.count_total, "{allocations} allocations, {} for the copy", copy.count_total);
 }
 
 #[test]
-fn one_header_allocates_what_its_insertion_takes() {
+fn inserting_a_credential_allocates_no_more_than_the_header_map() {
     let mut plain = poll_with_full_headers();
     let insertion = measure(|| {
         plain.headers_mut().insert(HeaderName::from_static("x-user-id"), HeaderValue::from_static("id"));
     });
-    assert!(insertion.count_total > 0, "the map has to grow");
+    assert!(insertion.count_total > 0, "the header map has to grow");
 
-    let api_key = AiutaAuthLayer::api_key("key").expect("the key is right").layer(Inner);
+    let api_key = AiutaAuthLayer::api_key("key").expect("a valid key").layer(Inner);
     for mut service in [api_key, jwt()] {
-        // What is set up once in a process and thread is not the request's.
+        // The first request includes allocations made once per process and thread.
         send(&mut service, poll_with_full_headers());
         let (allocations, _) = send(&mut service, poll_with_full_headers());
         assert_eq!(allocations, insertion.count_total);
     }
 }
 
-/// That the counter counts: reading a body takes memory.
+/// Checks the counter itself: reading a body allocates.
 #[test]
-fn the_counter_counts() {
+fn allocation_counter_counts() {
     let body = try_on().into_body();
     let reading = measure(|| {
-        let collected = futures::executor::block_on(body.collect()).expect("it is there");
+        let collected = futures::executor::block_on(body.collect()).expect("a complete body");
         assert!(!black_box(collected.to_bytes().to_vec()).is_empty());
     });
     assert!(reading.count_total > 0);

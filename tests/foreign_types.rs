@@ -1,17 +1,17 @@
-//! The types of other crates in the public API are those that docs/DESIGN.md names, and no others: each is a promise about somebody else's
-//! versions.
-#![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
+//! The types of other crates in the public API are exactly those listed in docs/DESIGN.md. A new major version of one of those crates
+//! is a breaking change of this crate.
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in their helpers")]
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Below this heading is a table whose first column has the crates.
+/// The heading above a table whose first column lists the crates.
 const HEADING: &str = "## Types of other crates in the public API";
 
 #[test]
-#[ignore = "reads what rustdoc writes as JSON, from the file named by RUSTDOC_JSON: see .ci/run"]
-fn the_types_of_other_crates_are_those_that_the_design_names() {
+#[ignore = "needs rustdoc's JSON in the file named by RUSTDOC_JSON: see .ci/run"]
+fn foreign_types_in_public_api_match_the_design() {
     let json = std::fs::read(std::env::var("RUSTDOC_JSON").unwrap()).unwrap();
     assert_eq!(in_api(&serde_json::from_slice(&json).unwrap()), in_design());
 }
@@ -23,18 +23,18 @@ fn in_design() -> BTreeSet<String> {
     crates.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The crates whose types, traits and functions stand in signatures and impls.
+/// Returns the crates whose types and traits appear in signatures and impls.
 fn in_api(docs: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for item in docs["index"].as_object().unwrap().values().filter(|item| item["crate_id"] == 0) {
-        // What others implement for all types, and what the compiler finds out by itself, is not ours to decide.
+        // Blanket impls of other crates and auto traits are not part of the API of this crate.
         let implemented = &item["inner"]["impl"];
         if implemented["is_synthetic"] != true && implemented["blanket_impl"].is_null() {
             collect(docs, &item["inner"], &mut found);
         }
     }
     let is_std = |name: &String| matches!(name.as_str(), "std" | "core" | "alloc");
-    // Its macro's own, and hidden.
+    // Hidden items that its macro generates.
     found.retain(|name| !is_std(name) && name != "pin_project");
     found
 }

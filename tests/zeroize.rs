@@ -1,6 +1,7 @@
-//! Rule A4: our copies of secrets and tokens are wiped. Every block of memory that is freed in this program is searched for them.
-#![allow(unsafe_code, reason = "an allocator that looks at what is freed")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests: clippy sees only the tests themselves as such")]
+//! Rule A4: the copies of secrets and tokens that this crate makes are zeroized. The allocator of this process searches every
+//! freed block for them.
+#![allow(unsafe_code, reason = "implements a global allocator")]
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in their helpers")]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,32 +15,33 @@ use support::*;
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, Jwt, JwtSigner};
 
-/// How many secrets can be looked for at once, one or two a test.
+/// Maximum number of secrets in all tests of this file.
 const MAX_SECRETS: usize = 32;
 
-/// The first sixteen bytes of each secret, inverted: what is looked for must not lie about on the stack, from where it gets into the
-/// padding of other things. And how many freed blocks each was found in.
+/// The first sixteen bytes of each secret, inverted. The plain bytes must not be on the stack, because they could then get into
+/// the padding of other values.
 static SECRETS: [[AtomicU64; 2]; MAX_SECRETS] = [const { [const { AtomicU64::new(0) }; 2] }; MAX_SECRETS];
+/// The number of freed blocks in which each secret was found.
 static FOUND: [AtomicUsize; MAX_SECRETS] = [const { AtomicUsize::new(0) }; MAX_SECRETS];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-struct Searching;
+struct SearchingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Searching = Searching;
+static ALLOCATOR: SearchingAllocator = SearchingAllocator;
 
-// SAFETY: it is the system's allocator; all memory is zeroed first, so that every byte of a block can be read when it is freed.
-// `realloc` is the trait's own: a new block, a copy, and the old block freed here.
-unsafe impl GlobalAlloc for Searching {
+// SAFETY: this is the system allocator. It zeroes all memory, so that every byte of a block can be read when it is freed. The
+// default `realloc` allocates a new block, copies, and frees the old block with `dealloc`.
+unsafe impl GlobalAlloc for SearchingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of the method.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block is the caller's to free, of this size, and was initialized above.
+        // SAFETY: the caller owns the block, which has this size and was initialized by `alloc`.
         search(unsafe { std::slice::from_raw_parts(block, layout.size()) });
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of the method.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -54,12 +56,12 @@ fn search(block: &[u8]) {
     }
 }
 
-/// Eight bytes as a number, inverted.
+/// Returns the first eight bytes as an inverted number.
 fn inverted(bytes: &[u8]) -> u64 {
     bytes[..8].iter().fold(0, |number, byte| number << 8 | u64::from(!byte))
 }
 
-/// A secret that is looked for, by its first sixteen bytes. The test itself must not free a copy of it.
+/// A secret to search for, by its first sixteen bytes. A test must not free a copy of it.
 struct Secret {
     number: usize,
     text: &'static str,
@@ -71,7 +73,7 @@ impl Secret {
         Self { number, text }
     }
 
-    /// In a string of its own, with room for more.
+    /// Returns it in a new string with spare capacity.
     fn string(&self) -> String {
         self.join("")
     }
@@ -83,13 +85,13 @@ impl Secret {
         string
     }
 
-    /// A token with this as its signature, and no claims.
+    /// Returns a token without claims whose signature is the secret.
     fn token(&self) -> String {
         self.join("eyJhbGciOiJIUzI1NiJ9.e30.")
     }
 
-    fn assert_wiped(&self) {
-        assert_eq!(FOUND[self.number].load(Ordering::SeqCst), 0, "{} was freed unwiped", self.text);
+    fn assert_zeroized(&self) {
+        assert_eq!(FOUND[self.number].load(Ordering::SeqCst), 0, "{} was freed without being zeroized", self.text);
     }
 }
 
@@ -100,10 +102,10 @@ fn watch(secret: &[u8]) -> usize {
     number
 }
 
-/// A source whose n-th token has the n-th of these secrets; the last one again and again.
-fn source_of(secrets: &[&'static Secret]) -> Source {
+/// Returns a source whose n-th token contains the n-th secret, or the last secret after that.
+fn secret_source(secrets: &[&'static Secret]) -> Source {
     let secrets = secrets.to_vec();
-    Source::with(move |number, _| {
+    Source::from_fn(move |number, _| {
         let secret = secrets[(number - 1).min(secrets.len() - 1)];
         async move { Ok(Jwt::parse(secret.token())?) }
     })
@@ -114,17 +116,17 @@ fn leak(text: &'static str) -> &'static Secret {
 }
 
 #[test]
-fn a4_the_search_finds_what_is_not_wiped() {
-    let secret = Secret::new("unwiped-1-01234567");
+fn a4_search_finds_a_string_that_is_not_zeroized() {
+    let secret = Secret::new("unzeroed-101234567");
     drop(secret.string());
     assert_eq!(FOUND[secret.number].load(Ordering::SeqCst), 1);
     let mut grown = secret.string();
     grown.reserve(10_000);
-    assert_eq!(FOUND[secret.number].load(Ordering::SeqCst), 2, "a string that grows leaves its old block behind");
+    assert_eq!(FOUND[secret.number].load(Ordering::SeqCst), 2, "a string that grows frees its old block");
 }
 
-/// Builds, sends a request of each kind, and drops everything.
-async fn use_up(builder: AiutaAuthBuilder) {
+/// Builds a layer, sends a request of each kind, and drops everything.
+async fn build_send_and_drop(builder: AiutaAuthBuilder) {
     let layer = builder.build().unwrap();
     let (service, other) = (service(&layer, &Recorder::new()), service(&layer.clone(), &Recorder::new()));
     for request in [try_on("image-1"), get("https://api.aiuta.com/v1/try_on_models"), try_on("image-1")] {
@@ -134,18 +136,18 @@ async fn use_up(builder: AiutaAuthBuilder) {
 }
 
 #[tokio::test]
-async fn a4_api_keys_and_subscription_ids_are_wiped() {
+async fn a4_api_keys_and_subscription_ids_are_zeroized() {
     let (key, id) = (Secret::new("key-0123456789-01234567"), Secret::new("subscription-0123"));
-    use_up(AiutaAuthLayer::builder().api_key(key.text)).await;
-    use_up(AiutaAuthLayer::builder().api_key(key.string())).await;
-    use_up(AiutaAuthLayer::builder().jwt(id.text, Source::new())).await;
-    use_up(AiutaAuthLayer::builder().jwt(id.string(), Source::new())).await;
-    key.assert_wiped();
-    id.assert_wiped();
+    build_send_and_drop(AiutaAuthLayer::builder().api_key(key.text)).await;
+    build_send_and_drop(AiutaAuthLayer::builder().api_key(key.string())).await;
+    build_send_and_drop(AiutaAuthLayer::builder().jwt(id.text, Source::new())).await;
+    build_send_and_drop(AiutaAuthLayer::builder().jwt(id.string(), Source::new())).await;
+    key.assert_zeroized();
+    id.assert_zeroized();
 }
 
 #[test]
-fn a4_what_a_builder_was_given_is_wiped_if_nothing_comes_of_it() {
+fn a4_secrets_of_a_dropped_or_failed_builder_are_zeroized() {
     let (key, id) = (Secret::new("k3y-0123456789-01234567"), Secret::new("5ubscription-0123"));
     let builder = AiutaAuthLayer::builder;
     drop(builder().api_key(key.string()));
@@ -162,16 +164,16 @@ fn a4_what_a_builder_was_given_is_wiped_if_nothing_comes_of_it() {
     builder().jwt(id.string(), Source::new()).base_path("x").build().unwrap_err();
     builder().api_key(key.join("\n")).build().unwrap_err();
     builder().jwt(id.join("\n"), Source::new()).build().unwrap_err();
-    key.assert_wiped();
-    id.assert_wiped();
+    key.assert_zeroized();
+    id.assert_zeroized();
 }
 
 #[tokio::test]
-async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
+async fn a4_signer_secret_and_tokens_are_zeroized() {
     let secret = Secret::new("signers-0123456789abcdef01234567");
     let signer = || JwtSigner::hs256("issuer", secret.text).unwrap().lifetime(secs(60));
     let layer = || jwt(signer()).clock(ManualClock::default());
-    // Signing is deterministic: this is what the layer's tokens will be, by their last part, as text and as bytes.
+    // Signing is deterministic, so the tokens of the next layer have the same signature. It is searched for as text and as bytes.
     let signature = {
         let layer = layer().build().unwrap();
         let token = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
@@ -181,28 +183,28 @@ async fn a4_a_signers_secret_and_its_tokens_are_wiped() {
     URL_SAFE_NO_PAD.decode_slice(signature, &mut bytes).unwrap();
     let watched = [watch(&signature), watch(&bytes)];
 
-    use_up(layer()).await;
+    build_send_and_drop(layer()).await;
     drop(signer().clone());
-    secret.assert_wiped();
-    for (number, what) in watched.into_iter().zip(["the signature in base64url", "the signature's bytes"]) {
-        assert_eq!(FOUND[number].load(Ordering::SeqCst), 0, "{what} was freed unwiped");
+    secret.assert_zeroized();
+    for (number, what) in watched.into_iter().zip(["the signature in base64url", "the decoded signature"]) {
+        assert_eq!(FOUND[number].load(Ordering::SeqCst), 0, "{what} was freed without being zeroized");
     }
 }
 
 #[test]
-fn a4_what_was_rotated_out_is_wiped() {
+fn a4_replaced_secrets_are_zeroized() {
     let (key, secret) = (Secret::new("r0tated-out-key-0123456789"), Secret::new("r0tated-out-secret-01234"));
     let layer = AiutaAuthLayer::api_key(key.string()).unwrap();
     layer.set_api_key("another-key").unwrap();
     layer.set_api_key(key.join("\n")).unwrap_err();
     let signer = JwtSigner::hs256("issuer", secret.text).unwrap();
     signer.rotate("issuer", "another-secret").unwrap();
-    key.assert_wiped();
-    secret.assert_wiped();
+    key.assert_zeroized();
+    secret.assert_zeroized();
 }
 
 #[test]
-fn a4_strings_that_are_parsed_are_wiped() {
+fn a4_parsed_strings_are_zeroized() {
     let secret = Secret::new("pars3d-t0ken-01234567");
     let token: &str = secret.token().leak();
     drop(Jwt::parse(token).unwrap().clone());
@@ -210,18 +212,18 @@ fn a4_strings_that_are_parsed_are_wiped() {
     for before in ["", "a.b.", "eyJhbGciOiJIUzI1NiJ9.e30.\n", "eyJhbGciOiJIUzI1NiJ9.W10.", "e30.e30."] {
         Jwt::parse(secret.join(before)).unwrap_err();
     }
-    secret.assert_wiped();
+    secret.assert_zeroized();
 }
 
 #[tokio::test]
-async fn a4_tokens_that_are_sent_are_wiped() {
+async fn a4_sent_tokens_are_zeroized() {
     let (at_once, awaited) = (leak("at-0nce-t0ken-01234567"), leak("await3d-t0ken-01234567"));
-    use_up(jwt(source_of(&[at_once]))).await;
+    build_send_and_drop(jwt(secret_source(&[at_once]))).await;
 
     let gate = Gate::closed();
-    let behind = gate.clone();
-    let source = Source::with(move |_, _| {
-        let gate = behind.clone();
+    let source_gate = gate.clone();
+    let source = Source::from_fn(move |_, _| {
+        let gate = source_gate.clone();
         async move {
             gate.pass().await;
             Ok(Jwt::parse(awaited.token())?)
@@ -234,15 +236,15 @@ async fn a4_tokens_that_are_sent_are_wiped() {
     gate.open(1);
     caller.await.unwrap().unwrap();
     drop(layer);
-    at_once.assert_wiped();
-    awaited.assert_wiped();
+    at_once.assert_zeroized();
+    awaited.assert_zeroized();
 }
 
 #[tokio::test]
-async fn a4_tokens_that_are_refused_and_replayed_are_wiped() {
+async fn a4_rejected_and_replayed_tokens_are_zeroized() {
     let (first, second) = (leak("f1rst-t0ken-01234567"), leak("s3cond-t0ken-01234567"));
-    let layer = jwt(source_of(&[first, second])).build().unwrap();
-    let inner = Recorder::answering(|seen| match seen.token().contains("f1rst") && seen.header("x-late") == "yes" {
+    let layer = jwt(secret_source(&[first, second])).build().unwrap();
+    let inner = Recorder::with_status(|seen| match seen.token().contains("f1rst") && seen.header("x-late") == "yes" {
         true => http::StatusCode::UNAUTHORIZED,
         false => http::StatusCode::OK,
     });
@@ -253,13 +255,13 @@ async fn a4_tokens_that_are_refused_and_replayed_are_wiped() {
     assert_eq!(send(&service, late).await.unwrap(), 200);
     assert_eq!(inner.count(), 3);
     drop((layer, service, inner));
-    first.assert_wiped();
-    second.assert_wiped();
+    first.assert_zeroized();
+    second.assert_zeroized();
 }
 
 #[tokio::test]
-async fn a4_tokens_that_leave_the_cache_are_wiped() {
-    let of = |secrets: &[&'static Secret]| jwt(source_of(secrets)).max_tokens(1);
+async fn a4_tokens_removed_from_the_cache_are_zeroized() {
+    let of = |secrets: &[&'static Secret]| jwt(secret_source(secrets)).max_tokens(1);
     let image = |number: usize| params(&format!("image-{number}"));
 
     let secrets = [leak("evict3d-t0ken-01234567"), leak("evict3d-2-t0ken-01234567"), leak("evict3d-3-t0ken-01234567")];
@@ -287,11 +289,11 @@ async fn a4_tokens_that_leave_the_cache_are_wiped() {
     drop(layer);
 
     for secret in secrets.into_iter().chain([replaced, cleared, invalidated]) {
-        secret.assert_wiped();
+        secret.assert_zeroized();
     }
 }
 
-/// The other half of the next test: it is started with secrets in its environment.
+/// Runs in the process that the next test starts with secrets in its environment, and passes otherwise.
 #[tokio::test]
 async fn zeroize_child() {
     if std::env::var_os("ZEROIZE_CHILD").is_none() {
@@ -299,11 +301,11 @@ async fn zeroize_child() {
     }
     let secrets = [leak("env-0123456789-key"), leak("3nv-0123456789-secret"), leak("e-nv-0123456789-id")];
     drop(AiutaAuthLayer::from_env());
-    secrets.iter().for_each(|secret| secret.assert_wiped());
+    secrets.iter().for_each(|secret| secret.assert_zeroized());
 }
 
 #[test]
-fn a4_secrets_from_the_environment_are_wiped() {
+fn a4_secrets_from_the_environment_are_zeroized() {
     let key = ("AIUTA_API_KEY", "env-0123456789-key");
     let (secret, id) = (("AIUTA_JWT_SECRET", "3nv-0123456789-secret"), ("AIUTA_SUBSCRIPTION_ID", "e-nv-0123456789-id"));
     let issuer = ("AIUTA_JWT_ISSUER", "issuer");

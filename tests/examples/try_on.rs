@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tower_aiuta_auth::testing::{Credential, FakeAiuta, FakeServer, RecordedRequest};
 
-use crate::runner;
+use crate::{loopback, runner};
 
 const PHOTO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/try_on/photo.png");
 
@@ -33,7 +33,7 @@ fn run(command: &mut Command) -> Run {
     run
 }
 
-/// It failed, with one line that says these.
+/// Asserts that the run failed and printed one line with these texts.
 fn assert_failed(run: &Run, says: &[&str]) {
     assert_eq!((run.status, run.stderr.lines().count()), (Some(1), 1), "{}{}", run.stdout, run.stderr);
     for text in says {
@@ -41,17 +41,17 @@ fn assert_failed(run: &Run, says: &[&str]) {
     }
 }
 
-/// A key that is not right, and no secret of [`FakeAiuta`].
+/// A wrong key, which is not a secret of [`FakeAiuta`].
 const WRONG: &str = "wrong-key-9876543210";
 
-/// Aiuta as the environment names it.
+/// Starts a fake Aiuta.
 async fn serve() -> (FakeAiuta, FakeServer) {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     (aiuta, server)
 }
 
-/// Runs the example beside a server in this process.
+/// Runs the example with these variables against a server in this process.
 async fn run_with<K: AsRef<OsStr>>(server: &FakeServer, variables: &[(&str, K)], args: &[&str]) -> Run {
     let mut command = example();
     command.args(args).env("AIUTA_ORIGIN", server.origin());
@@ -64,7 +64,7 @@ fn credentials(aiuta: &FakeAiuta) -> Vec<Credential> {
 }
 
 #[test]
-fn a_plain_run_tells_the_whole_story() {
+fn run_without_settings_shows_both_schemes() {
     let temp = tempfile::tempdir().unwrap();
     let run = run(example().env("TMPDIR", temp.path()).env("TMP", temp.path()).env("TEMP", temp.path()));
     assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{}", run.stdout);
@@ -73,7 +73,7 @@ fn a_plain_run_tells_the_whole_story() {
     {
         assert!(run.stdout.contains(text), "{text:?} is not in {}", run.stdout);
     }
-    // Both results are there, where the run says.
+    // Both results are at the printed paths.
     let results: Vec<PathBuf> = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(results.len(), 2, "{results:?}");
     for result in results {
@@ -83,7 +83,7 @@ fn a_plain_run_tells_the_whole_story() {
 }
 
 #[tokio::test]
-async fn an_api_key_in_the_environment_starts_one_operation() {
+async fn api_key_from_environment_starts_one_operation() {
     let (aiuta, server) = serve().await;
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("result.png");
@@ -100,7 +100,7 @@ async fn an_api_key_in_the_environment_starts_one_operation() {
 }
 
 #[tokio::test]
-async fn an_issuer_in_the_environment_starts_one_operation() {
+async fn issuer_from_environment_starts_one_operation() {
     let (aiuta, server) = serve().await;
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("result.png");
@@ -119,7 +119,7 @@ async fn an_issuer_in_the_environment_starts_one_operation() {
 }
 
 #[tokio::test]
-async fn what_aiuta_refuses_fails_the_run() {
+async fn request_rejected_by_aiuta_fails_the_run() {
     let (aiuta, server) = serve().await;
     let right = [("AIUTA_API_KEY", aiuta.api_key())];
     let temp = tempfile::tempdir().unwrap();
@@ -146,7 +146,7 @@ async fn what_aiuta_refuses_fails_the_run() {
 }
 
 #[test]
-fn a_photo_that_is_none_fails_before_anything_is_sent() {
+fn unusable_photo_fails_before_anything_is_sent() {
     let temp = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &[u8]| {
         let path = temp.path().join(name);
@@ -166,7 +166,7 @@ fn a_photo_that_is_none_fails_before_anything_is_sent() {
 }
 
 #[test]
-fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
+fn unwritable_output_fails_before_anything_is_sent() {
     let temp = tempfile::tempdir().unwrap();
     for path in [temp.path().join("missing").join("result.png"), temp.path().to_owned()] {
         let run = run(example().arg("--out").arg(&path));
@@ -175,17 +175,15 @@ fn a_result_that_has_nowhere_to_go_fails_before_anything_is_sent() {
     }
 }
 
-#[test]
-fn a_host_that_is_not_there_fails_the_run() {
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let origin = format!("http://127.0.0.1:{port}");
+#[tokio::test]
+async fn unreachable_host_fails_the_run() {
+    let (_socket, origin) = loopback::refusing_origin();
     let run = run(example().env("AIUTA_ORIGIN", &origin).env("AIUTA_API_KEY", FakeAiuta::API_KEY));
     assert_failed(&run, &["could not upload the photo", &origin, "refused", "Check AIUTA_ORIGIN and the network"]);
 }
 
 #[test]
-fn settings_that_cannot_work_fail_the_run() {
+fn invalid_settings_fail_the_run() {
     let key = ("AIUTA_API_KEY", FakeAiuta::API_KEY);
     let id = ("AIUTA_SUBSCRIPTION_ID", FakeAiuta::SUBSCRIPTION_ID);
     for (variables, says) in [
@@ -200,7 +198,7 @@ fn settings_that_cannot_work_fail_the_run() {
 }
 
 #[test]
-fn wrong_arguments_have_a_status_of_their_own() {
+fn invalid_arguments_exit_with_status_2() {
     for args in [&["--photo"][..], &["--sku", ""], &["--colour", "red"], &["photo.png"]] {
         let run = run(example().args(args));
         assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);

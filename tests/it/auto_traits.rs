@@ -15,7 +15,7 @@ use tower_aiuta_auth::*;
 
 type Req = Request<Full<Bytes>>;
 
-/// A service that is what `T` is, with a future that is what `F` is.
+/// A service with the auto traits of `T`, whose future has those of `F`.
 struct Inner<T, F>(PhantomData<(T, F)>);
 
 impl<T, F> Clone for Inner<T, F> {
@@ -36,7 +36,7 @@ impl<T, F: Future<Output = Result<Response<()>, BoxError>>> Service<Req> for Inn
     }
 }
 
-/// A future that is what `T` is.
+/// A future with the auto traits of `T`.
 struct Fut<T>(PhantomData<T>);
 
 impl<T> Future for Fut<T> {
@@ -49,7 +49,7 @@ impl<T> Future for Fut<T> {
 type Of<T, F> = ResponseFuture<Inner<T, Fut<F>>, Full<Bytes>>;
 
 #[test]
-fn f4_handles_and_errors() {
+fn f4_handles_and_errors_are_send_and_sync() {
     assert_impl_all!(AiutaAuthLayer: Clone, Send, Sync, Unpin);
     assert_impl_all!(AiutaAuthMiddleware: Clone, Send, Sync, Unpin, std::fmt::Debug, reqwest_middleware::Middleware);
     assert_impl_all!(AiutaAuthBuilder: Send, Sync, Unpin);
@@ -71,13 +71,12 @@ fn f4_handles_and_errors() {
     assert_obj_safe!(Clock);
 
     fn is_send<T: Send>(_: T) {}
-    let layer =
-        AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("the settings are right");
-    is_send(layer.token_cache().expect("the Jwt scheme").get(&AuthParams::new()));
+    let layer = AiutaAuthLayer::jwt("id", source_fn(|_| async { Err::<String, _>("none") })).expect("valid settings");
+    is_send(layer.token_cache().expect("the JWT scheme").get(&AuthParams::new()));
 }
 
 #[test]
-fn f4_the_service_is_what_its_inner_service_is() {
+fn f4_service_auto_traits_follow_the_inner_service() {
     assert_impl_all!(AiutaAuth<()>: Send, Sync, Unpin);
     assert_impl_all!(AiutaAuth<Cell<()>>: Send);
     assert_not_impl_any!(AiutaAuth<Cell<()>>: Sync);
@@ -86,7 +85,7 @@ fn f4_the_service_is_what_its_inner_service_is() {
 }
 
 #[test]
-fn f4_the_future_is_what_its_parts_are() {
+fn f4_future_auto_traits_follow_its_parts() {
     assert_impl_all!(Of<(), ()>: Send, Sync, Unpin);
     assert_impl_all!(Of<(), Cell<()>>: Send, Unpin);
     assert_not_impl_any!(Of<(), Cell<()>>: Sync);
@@ -98,12 +97,12 @@ fn f4_the_future_is_what_its_parts_are() {
 }
 
 #[test]
-fn f4_nothing_but_its_parts_bounds_the_life_of_the_future() {
+fn f4_future_borrows_only_what_its_parts_borrow() {
     fn is_static<T: 'static>() {}
     is_static::<Of<(), ()>>();
     is_static::<TokenCache>();
     is_static::<AiutaAuthLayer>();
-    // A service that borrows makes a service that borrows.
+    // A service that borrows, inside the layer, borrows as well.
     fn borrows<'a>(
         layer: &AiutaAuthLayer,
         inner: Inner<&'a str, Fut<&'a str>>,
@@ -111,7 +110,7 @@ fn f4_nothing_but_its_parts_bounds_the_life_of_the_future() {
         tower::Layer::layer(layer, inner)
     }
     let name = String::from("local");
-    let mut service = borrows(&AiutaAuthLayer::api_key("key").expect("a key"), Inner(PhantomData));
+    let mut service = borrows(&AiutaAuthLayer::api_key("key").expect("a valid key"), Inner(PhantomData));
     assert!(service.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
     drop(name);
 }

@@ -1,4 +1,4 @@
-//! Rule H1 on the wire: a machine whose clock is wrong gets its try-ons through. The arithmetic is tested in tables beside the code.
+//! Rule H1 by requests: try-ons succeed although the clock of the machine is wrong. Unit tests cover the arithmetic.
 
 mod together;
 mod trust;
@@ -21,7 +21,7 @@ const MINUTES: i64 = 60;
 const HOUR: i64 = 60 * MINUTES;
 const DAY: i64 = 24 * HOUR;
 
-/// A clock that is so many seconds ahead of another, or behind.
+/// Returns a clock that is `seconds` ahead of another, or behind it if negative.
 fn off_by(seconds: i64, right: &ManualClock) -> ManualClock {
     let clock = ManualClock::new(right.now());
     let by = secs(seconds.unsigned_abs());
@@ -33,17 +33,17 @@ fn off_by(seconds: i64, right: &ManualClock) -> ManualClock {
     clock
 }
 
-/// Aiuta, whose clock is right, and a machine whose clock is not.
-struct Pair {
+/// Aiuta, whose clock is right, and a layer whose clock is not.
+struct Setup {
     aiuta: FakeAiuta,
     right: ManualClock,
-    ours: ManualClock,
+    machine: ManualClock,
     source: Source,
     layer: AiutaAuthLayer,
 }
 
-impl Pair {
-    /// With tokens of `JwtSigner`.
+impl Setup {
+    /// The clock of the layer is `seconds` off.
     fn off_by(seconds: i64) -> Self {
         Self::with(seconds, |builder| builder)
     }
@@ -52,40 +52,40 @@ impl Pair {
         Self::signing(seconds, settings, None)
     }
 
-    /// The first so many calls of the source wait for the gate.
-    fn held(seconds: i64, gate: &Gate, calls: usize) -> Self {
+    /// The first `calls` calls of the source wait for the gate.
+    fn gated(seconds: i64, gate: &Gate, calls: usize) -> Self {
         Self::signing(seconds, |builder| builder, Some((gate.clone(), calls)))
     }
 
     fn signing(
         seconds: i64,
         settings: impl FnOnce(AiutaAuthBuilder) -> AiutaAuthBuilder,
-        held: Option<(Gate, usize)>,
+        gated: Option<(Gate, usize)>,
     ) -> Self {
         let right = ManualClock::default();
-        let ours = off_by(seconds, &right);
+        let machine = off_by(seconds, &right);
         let aiuta = FakeAiuta::new().with_clock(right.clone());
         let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
-        let source = Source::with(move |number, request| {
-            let (signer, held) = (signer.clone(), held.clone().filter(|(_, calls)| number <= *calls));
+        let source = Source::from_fn(move |number, request| {
+            let (signer, gated) = (signer.clone(), gated.clone().filter(|(_, calls)| number <= *calls));
             async move {
-                if let Some((gate, _)) = held {
+                if let Some((gate, _)) = gated {
                     gate.pass().await;
                 }
                 signer.token(request).await
             }
         });
-        let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), source.clone()).clock(ours.clone());
-        Self { aiuta, right, ours, source, layer: settings(builder).build().unwrap() }
+        let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), source.clone()).clock(machine.clone());
+        Self { aiuta, right, machine, source, layer: settings(builder).build().unwrap() }
     }
 
     fn service(&self) -> AiutaAuth<FakeAiuta> {
         self.layer.layer(self.aiuta.clone())
     }
 
-    /// Both clocks go on.
-    fn pass(&self, seconds: i64) {
-        for clock in [&self.right, &self.ours] {
+    /// Advances both clocks.
+    fn advance(&self, seconds: i64) {
+        for clock in [&self.right, &self.machine] {
             clock.advance(secs(seconds.unsigned_abs()));
         }
     }
@@ -100,12 +100,12 @@ impl Pair {
         image["id"].as_str().unwrap().to_owned()
     }
 
-    /// Starts a try-on; answers the status of each sending.
+    /// Starts a try-on, and returns the status of each time it was sent.
     async fn start(&self, image: &str) -> Vec<u16> {
         self.aiuta.clear_requests();
         let status = send(&self.service(), try_on(image)).await.unwrap();
         let statuses: Vec<_> = self.aiuta.requests().iter().map(|request| request.status.unwrap()).collect();
-        assert_eq!(statuses.last(), Some(&status.as_u16()), "the last answer is the caller's");
+        assert_eq!(statuses.last(), Some(&status.as_u16()), "the caller gets the last response");
         statuses
     }
 
@@ -118,87 +118,87 @@ fn offset(layer: &AiutaAuthLayer) -> i64 {
     layer.token_cache().unwrap().stats().clock_offset
 }
 
-/// Answers everything so, with these headers.
-fn answering(status: u16, headers: &[(&str, &str)]) -> Recorder {
+/// Responds to every request with this status and these headers.
+fn responding(status: u16, headers: &[(&str, &str)]) -> Recorder {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(*name, *value);
     }
     let response = response.body(Full::default()).unwrap();
-    Recorder::with(move |_| {
+    Recorder::with_response(move |_| {
         let response = response.clone();
         async move { Ok(response) }
     })
 }
 
-/// The clock's time as a `Date` has it.
+/// Returns the time of a clock as the value of a `Date` header.
 fn date(clock: &ManualClock) -> String {
     httpdate::fmt_http_date(clock.now())
 }
 
 #[tokio::test]
-async fn h1_a_machine_ten_minutes_off_gets_its_try_ons_through_and_only_the_first_costs_more() {
+async fn h1_clock_ten_minutes_off_costs_only_the_first_request_a_replay() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
-        // A source that is done at once, and one that has to be waited for.
+        // With a source that completes at once, and with one that has to wait.
         for waits in [false, true] {
             let gate = Gate::closed();
             gate.open(100);
-            let pair = Pair::held(seconds, &gate, if waits { usize::MAX } else { 0 });
-            let (image, other) = (pair.upload().await, pair.upload().await);
+            let setup = Setup::gated(seconds, &gate, if waits { usize::MAX } else { 0 });
+            let (image, other) = (setup.upload().await, setup.upload().await);
 
-            assert_eq!(pair.start(&image).await, [401, 200]);
-            let asked = pair.source.requests();
-            assert_eq!((asked[0].now(), asked[0].force_refresh()), (pair.ours.now(), false));
-            assert_eq!((asked[1].now(), asked[1].force_refresh()), (pair.right.now(), true));
+            assert_eq!(setup.start(&image).await, [401, 200]);
+            let asked = setup.source.requests();
+            assert_eq!((asked[0].now(), asked[0].force_refresh()), (setup.machine.now(), false));
+            assert_eq!((asked[1].now(), asked[1].force_refresh()), (setup.right.now(), true));
 
-            assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 2), "a hit");
-            assert_eq!((pair.start(&other).await, pair.source.calls()), (vec![200], 3));
-            pair.pass(MINUTES);
-            assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 4));
+            assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![200], 2), "a hit");
+            assert_eq!((setup.start(&other).await, setup.source.calls()), (vec![200], 3));
+            setup.advance(MINUTES);
+            assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![200], 4));
 
-            assert_eq!(pair.aiuta.operations_started(), 4);
-            let stats = pair.layer.token_cache().unwrap().stats();
+            assert_eq!(setup.aiuta.operations_started(), 4);
+            let stats = setup.layer.token_cache().unwrap().stats();
             assert_eq!((stats.clock_offset, stats.rejected, stats.replays), (-seconds, 1, 1));
         }
     }
 }
 
 #[tokio::test]
-async fn h1_the_first_request_is_sent_again_as_it_was() {
-    let pair = Pair::off_by(-10 * MINUTES);
-    let image = pair.upload().await;
-    pair.start(&image).await;
-    let [first, second] = pair.aiuta.requests().try_into().unwrap();
+async fn h1_replay_is_identical_except_for_the_token() {
+    let setup = Setup::off_by(-10 * MINUTES);
+    let image = setup.upload().await;
+    setup.start(&image).await;
+    let [first, second] = setup.aiuta.requests().try_into().unwrap();
     assert_ne!(first.headers["authorization"], second.headers["authorization"]);
-    let but_the_token = |mut seen: tower_aiuta_auth::testing::RecordedRequest| {
+    let without_token = |mut seen: tower_aiuta_auth::testing::RecordedRequest| {
         seen.headers.remove("authorization");
         (seen.method, seen.uri, seen.version, seen.headers, seen.body)
     };
-    assert_eq!(but_the_token(first), but_the_token(second));
+    assert_eq!(without_token(first), without_token(second));
 }
 
 #[tokio::test]
-async fn h1_freshness_goes_by_the_corrected_clock() {
+async fn h1_freshness_uses_the_corrected_clock() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
-        let pair = Pair::with(seconds, |builder| builder.refresh_ahead(0.0));
-        let image = pair.upload().await;
-        pair.start(&image).await;
-        // 60 s less the margin, as with a clock that is right.
-        pair.pass(54);
-        assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 2));
-        pair.pass(1);
-        assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![200], 3));
+        let setup = Setup::with(seconds, |builder| builder.refresh_ahead(0.0));
+        let image = setup.upload().await;
+        setup.start(&image).await;
+        // 60 s less the margin, as with a correct clock.
+        setup.advance(54);
+        assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![200], 2));
+        setup.advance(1);
+        assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![200], 3));
     }
 }
 
 #[tokio::test]
-async fn h1_a_request_that_may_not_be_sent_again_still_helps_the_next() {
+async fn h1_request_that_is_not_replayed_still_adopts_the_offset() {
     let no_replay = |_: &AiutaAuthLayer| {
         let mut request = try_on("image-1");
         request.extensions_mut().insert(NoReplay);
         request.map(|body| BoxBody::new(body.map_err(BoxError::from)))
     };
-    // Of unknown length.
+    // The body has an unknown length.
     let streaming = |_: &AiutaAuthLayer| {
         let (sender, body) = Channel::<Bytes, BoxError>::new(1);
         drop(sender);
@@ -211,45 +211,45 @@ async fn h1_a_request_that_may_not_be_sent_again_still_helps_the_next() {
     type Make<'a> = &'a dyn Fn(&AiutaAuthLayer) -> Request<BoxBody<Bytes, BoxError>>;
     let cases: [(Make<'_>, bool); 3] = [(&no_replay, true), (&streaming, true), (&plain, false)];
     for (request, replays) in cases {
-        let pair = Pair::with(10 * MINUTES, |builder| builder.replay_unauthorized(replays));
-        let response = pair.service().oneshot(request(&pair.layer)).await.unwrap();
-        assert_eq!((response.status().as_u16(), pair.aiuta.requests().len()), (401, 1));
-        assert_eq!(pair.offset(), -10 * MINUTES);
-        let image = pair.upload().await;
-        assert_eq!(pair.start(&image).await, [200]);
+        let setup = Setup::with(10 * MINUTES, |builder| builder.replay_unauthorized(replays));
+        let response = setup.service().oneshot(request(&setup.layer)).await.unwrap();
+        assert_eq!((response.status().as_u16(), setup.aiuta.requests().len()), (401, 1));
+        assert_eq!(setup.offset(), -10 * MINUTES);
+        let image = setup.upload().await;
+        assert_eq!(setup.start(&image).await, [200]);
     }
 }
 
 #[tokio::test]
-async fn h1_a_token_out_of_the_cache_is_replaced_by_one_of_the_right_clock() {
-    // It was fetched by the wrong one.
-    let pair = Pair::off_by(-10 * MINUTES);
-    let image = pair.upload().await;
-    pair.layer.token_cache().unwrap().get(&params(&image)).await.unwrap();
-    assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![401, 200], 2));
-    assert_eq!(pair.offset(), 10 * MINUTES);
+async fn h1_rejected_cached_token_is_replaced_by_the_corrected_clock() {
+    // The token was fetched by a wrong clock.
+    let setup = Setup::off_by(-10 * MINUTES);
+    let image = setup.upload().await;
+    setup.layer.token_cache().unwrap().get(&params(&image)).await.unwrap();
+    assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![401, 200], 2));
+    assert_eq!(setup.offset(), 10 * MINUTES);
 
-    // It was fetched by a right one, which went wrong; then it was revoked.
-    let pair = Pair::off_by(0);
-    let image = pair.upload().await;
-    assert_eq!(pair.start(&image).await, [200]);
-    pair.ours.advance(secs(20));
-    pair.aiuta.revoke_tokens();
-    assert_eq!((pair.start(&image).await, pair.source.calls()), (vec![401, 200], 2));
-    assert_eq!(pair.offset(), -20);
+    // The token was fetched by a correct clock. Then the clock went wrong and the token was revoked.
+    let setup = Setup::off_by(0);
+    let image = setup.upload().await;
+    assert_eq!(setup.start(&image).await, [200]);
+    setup.machine.advance(secs(20));
+    setup.aiuta.revoke_tokens();
+    assert_eq!((setup.start(&image).await, setup.source.calls()), (vec![401, 200], 2));
+    assert_eq!(setup.offset(), -20);
 }
 
 #[tokio::test]
-async fn h1_nothing_is_sent_a_third_time() {
-    // The first answer has no date; by the second, to a token that was fetched for the request, it is too late for this one.
+async fn h1_request_is_never_sent_a_third_time() {
+    // The first response has no date. The second has one, but the request was already sent twice.
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let later = date(&off_by(10 * MINUTES, &clock));
-    let inner = Recorder::with(move |seen| {
+    let inner = Recorder::with_response(move |seen| {
         let mut response = Response::builder();
-        response = match number(seen.token()) {
+        response = match token_number(seen.token()) {
             1 => response.status(401),
             2 => response.status(401).header("date", &later),
             _ => response,
@@ -264,31 +264,31 @@ async fn h1_nothing_is_sent_a_third_time() {
 }
 
 #[test]
-fn h1_needs_no_runtime() {
-    let pair = Pair::off_by(10 * MINUTES);
+fn h1_offset_is_adopted_without_a_runtime() {
+    let setup = Setup::off_by(10 * MINUTES);
     futures::executor::block_on(async {
-        let image = pair.upload().await;
-        assert_eq!(pair.start(&image).await, [401, 200]);
-        assert_eq!(pair.start(&image).await, [200]);
+        let image = setup.upload().await;
+        assert_eq!(setup.start(&image).await, [401, 200]);
+        assert_eq!(setup.start(&image).await, [200]);
     });
 }
 
 #[tokio::test]
-async fn h1_over_a_connection() {
+async fn h1_offset_is_adopted_over_a_real_connection() {
     let right = ManualClock::default();
-    let ours = off_by(10 * MINUTES, &right);
+    let machine = off_by(10 * MINUTES, &right);
     let aiuta = FakeAiuta::new().with_clock(right);
     let server = aiuta.serve().await.unwrap();
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
     let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([server.origin()]);
-    let layer = builder.clock(ours).build().unwrap();
+    let layer = builder.clock(machine).build().unwrap();
     let mut statuses = Vec::new();
     for _ in 0..2 {
         let uri = format!("{}/v1/sku_try_on_operations", server.origin());
         let start = post(&uri, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
         statuses.push(layer.layer(loopback::client()).oneshot(start).await.unwrap().status().as_u16());
     }
-    assert_eq!(statuses, [400, 400], "there is no such image: the credential was right");
-    let refused: Vec<_> = aiuta.requests().iter().map(|request| request.refusal.is_some()).collect();
-    assert_eq!((refused, offset(&layer)), (vec![true, false, false], -10 * MINUTES));
+    assert_eq!(statuses, [400, 400], "the image is unknown, so the token was accepted");
+    let rejected: Vec<_> = aiuta.requests().iter().map(|request| request.refusal.is_some()).collect();
+    assert_eq!((rejected, offset(&layer)), (vec![true, false, false], -10 * MINUTES));
 }

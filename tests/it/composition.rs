@@ -1,6 +1,5 @@
-//! Composition over real transports: hyper-util's client by HTTP/1 and by HTTP/2, reqwest, and axum's `Router` in process, each with Tower's
-//! middleware on either side; each test's name says what that order does, and README's section on order is the list of them. That nothing is called
-//! without being polled ready is in `tower.rs`.
+//! The layer over real transports: hyper-util's client with HTTP/1 and HTTP/2, reqwest, and axum's `Router` in process, each with
+//! Tower middleware on either side. The README's section on order lists these behaviours. `tower.rs` tests readiness.
 
 mod orders;
 mod transports;
@@ -22,13 +21,13 @@ use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, BoxError, RequestBody
 use tower_http::follow_redirect::FollowRedirectLayer;
 use transports::*;
 
-use crate::support::servers::{Server, redirecting, with_api_key, with_jwt};
+use crate::support::servers::{Server, api_key_layer, jwt_layer, redirecting};
 use crate::support::*;
 
 const START: &str = "/digital-try-on/v1/sku_images_operations";
 const MODELS: &str = "/digital-try-on/v1/predefined_try_on_models";
 
-/// A stand-in on a port, with one image.
+/// Starts a fake Aiuta that has one image.
 async fn aiuta() -> (FakeAiuta, FakeServer, String) {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
@@ -59,7 +58,7 @@ fn tokens_sent(aiuta: &FakeAiuta) -> Vec<HeaderValue> {
     aiuta.requests().iter().map(|request| request.headers["authorization"].clone()).collect()
 }
 
-/// Sends a request, with a token by its own means, a revocation and both schemes.
+/// Sends a read and two try-ons with each scheme. The token is revoked between the try-ons.
 async fn exercise<S, B, R>(transport: S, name: &str)
 where
     S: Service<Request<B>, Response = Response<R>, Error: Into<BoxError>> + Clone,
@@ -67,7 +66,7 @@ where
 {
     let (aiuta, server, image) = aiuta().await;
     let get = || Request::get(format!("{}{MODELS}", server.origin())).body(B::from_bytes(Bytes::new())).unwrap();
-    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+    for layer in [api_key_layer(&aiuta, &server), jwt_layer(&aiuta, &server)] {
         aiuta.clear_requests();
         let mut client = layer.layer(transport.clone());
         assert_eq!(client.ready().await.unwrap().call(get()).await.unwrap().status(), 200, "{name}");
@@ -83,7 +82,7 @@ where
 }
 
 #[tokio::test]
-async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
+async fn layer_works_on_every_client_with_its_own_body_type() {
     exercise::<_, Full<Bytes>, _>(hyper(false), "HTTP/1").await;
     exercise::<_, Full<Bytes>, _>(hyper(true), "HTTP/2").await;
     exercise::<_, AxumBody, _>(hyper(true), "HTTP/2, axum's body").await;
@@ -91,9 +90,9 @@ async fn the_layer_works_directly_on_every_client_with_the_client_s_own_body() {
 }
 
 #[tokio::test]
-async fn the_layer_works_directly_on_an_axum_router_in_process() {
+async fn layer_works_on_an_axum_router_in_process() {
     let (aiuta, server, image) = aiuta().await;
-    for layer in [with_api_key(&aiuta, &server), with_jwt(&aiuta, &server)] {
+    for layer in [api_key_layer(&aiuta, &server), jwt_layer(&aiuta, &server)] {
         aiuta.clear_requests();
         let client = layer.layer(router(&aiuta));
         for _ in 0..2 {
@@ -103,28 +102,28 @@ async fn the_layer_works_directly_on_an_axum_router_in_process() {
         }
         let replayed = usize::from(layer.token_cache().is_some());
         assert_eq!(aiuta.requests().len(), 2 + replayed);
-        // The Router could look at the whole request, as it was to be sent.
+        // The router receives the full request, with the authority in its URI.
         assert!(aiuta.requests().iter().all(|request| request.uri.authority().is_some()));
     }
 }
 
 #[tokio::test]
-async fn each_client_speaks_its_version_of_http() {
+async fn each_client_uses_its_http_version() {
     for ((name, transport), version) in
         networks().into_iter().zip([Version::HTTP_11, Version::HTTP_2, Version::HTTP_11])
     {
         let (aiuta, server, image) = aiuta().await;
-        let client = with_jwt(&aiuta, &server).layer(transport);
+        let client = jwt_layer(&aiuta, &server).layer(transport);
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!(aiuta.requests().iter().map(|request| request.version).collect::<Vec<_>>(), [version], "{name}");
     }
 }
 
-/// Repeats what was answered with 503, and forgets all tokens before it does.
+/// A policy that clears the token cache and repeats the request after a 503.
 #[derive(Clone)]
-struct AfterClearing(TokenCache);
+struct ClearAndRetry(TokenCache);
 
-impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
+impl tower::retry::Policy<Req, Res, BoxError> for ClearAndRetry {
     type Future = std::future::Ready<()>;
 
     fn retry(&mut self, _: &mut Req, result: &mut Result<Res, BoxError>) -> Option<Self::Future> {
@@ -141,30 +140,28 @@ impl tower::retry::Policy<Req, Res, BoxError> for AfterClearing {
 }
 
 #[tokio::test]
-async fn retry_outside_of_the_layer_authenticates_every_attempt_anew() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+async fn retry_outside_the_layer_authenticates_every_attempt() {
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let (name, transport) = transports(&aiuta)[index].clone();
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
-        let client = RetryLayer::new(AfterClearing(tokens.clone())).layer(layer.layer(transport));
+        let client = RetryLayer::new(ClearAndRetry(tokens.clone())).layer(layer.layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 3), "{name}");
     }
 }
 
 #[tokio::test]
-async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+async fn retry_inside_the_layer_repeats_with_the_same_token() {
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let (name, transport) = transports(&aiuta)[index].clone();
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap();
         aiuta.fail_next(2, Fault::Unavailable);
-        let client = layer.layer(RetryLayer::new(AfterClearing(tokens.clone())).layer(transport));
+        let client = layer.layer(RetryLayer::new(ClearAndRetry(tokens.clone())).layer(transport));
         assert_eq!(client.oneshot(start(server.origin(), &image)).await.unwrap().status(), 200, "{name}");
         assert_eq!((statuses(&aiuta), tokens.stats().fetches), (vec![Some(503), Some(503), Some(200)], 1), "{name}");
         let sent = tokens_sent(&aiuta);
@@ -173,30 +170,30 @@ async fn retry_inside_of_the_layer_repeats_an_attempt_with_its_token() {
 }
 
 #[tokio::test]
-async fn timeout_outside_of_the_layer_ends_the_wait_for_a_token_and_the_fetch_goes_on() {
+async fn timeout_outside_the_layer_ends_the_wait_but_not_the_fetch() {
     for (name, transport) in networks() {
-        let home = Recorder::new();
-        let server = Server::of(&home).await;
+        let aiuta_requests = Recorder::new();
+        let server = Server::recording(&aiuta_requests).await;
         let gate = Gate::closed();
-        let source = Source::behind(&gate);
+        let source = Source::gated(&gate);
         let layer = jwt(source.clone()).origins([server.origin()]).build().unwrap();
         let client = BoxCloneSyncService::new(
             TimeoutLayer::new(Duration::from_millis(20)).layer(layer.layer(transport.clone())),
         );
         let error = client.oneshot(start(server.origin(), "image-1")).await.unwrap_err();
-        assert!(error.is::<Elapsed>() && home.count() == 0, "{name}");
+        assert!(error.is::<Elapsed>() && aiuta_requests.count() == 0, "{name}");
         gate.open(1);
-        // Another client of the same layer, which has all the time.
+        // Another client of the same layer, without a timeout.
         let answer = layer.layer(transport).oneshot(start(server.origin(), "image-1")).await.unwrap();
         assert_eq!((answer.status(), source.calls()), (StatusCode::OK, 1), "{name}");
     }
 }
 
 #[tokio::test]
-async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
+async fn timeout_inside_the_layer_ends_one_attempt_and_keeps_the_token() {
     for (name, transport) in networks() {
         let (aiuta, server, image) = aiuta().await;
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let hold = aiuta.hold();
         let client = BoxCloneSyncService::new(
             layer.layer(TimeoutLayer::new(Duration::from_millis(20)).layer(transport.clone())),
@@ -210,25 +207,25 @@ async fn timeout_inside_of_the_layer_ends_one_attempt_and_the_token_stays() {
     }
 }
 
-/// Home sends what comes to `/there` abroad, and abroad sends it to `/back` at home.
+/// Starts two servers: Aiuta redirects `/there` to the foreign host, which redirects to `/back` at Aiuta.
 async fn there_and_back() -> (Server, Recorder, Server, Recorder) {
     let back = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
-    let abroad = redirecting({
+    let foreign_requests = redirecting({
         let back = back.clone();
         move |_| back.get().cloned()
     });
-    let foreign = Server::of(&abroad).await;
+    let foreign = Server::recording(&foreign_requests).await;
     let there = format!("{}/photo", foreign.origin());
-    let home = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
-    let aiuta = Server::of(&home).await;
+    let aiuta_requests = redirecting(move |seen| (seen.uri.path() == "/there").then(|| there.clone()));
+    let aiuta = Server::recording(&aiuta_requests).await;
     back.set(format!("{}/back", aiuta.origin())).unwrap();
-    (aiuta, home, foreign, abroad)
+    (aiuta, aiuta_requests, foreign, foreign_requests)
 }
 
 #[tokio::test]
-async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() {
+async fn a5_redirect_followed_outside_the_layer_leaks_no_credential() {
     for (name, transport) in networks() {
-        let (aiuta, home, _foreign, abroad) = there_and_back().await;
+        let (aiuta, aiuta_requests, _foreign, foreign_requests) = there_and_back().await;
         let origins = [aiuta.origin()];
         for (layer, credential) in [
             (AiutaAuthLayer::builder().api_key("key").origins(origins).build().unwrap(), "x-api-key"),
@@ -237,19 +234,21 @@ async fn a5_redirects_followed_outside_of_the_layer_leave_credentials_at_home() 
             let client = FollowRedirectLayer::new().layer(layer.layer(transport.clone()));
             let answer = client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
             assert_eq!(answer.status(), 200, "{name}");
-            let [.., there, back] = &home.seen()[..] else { panic!("{name}: it did not come back") };
+            let [.., there, back] = &aiuta_requests.requests()[..] else {
+                panic!("{name}: the redirect back was not followed")
+            };
             assert_eq!((there.uri.path(), back.uri.path()), ("/there", "/back"), "{name}");
             assert_eq!((there.credentials(), back.credentials()), (vec![credential], vec![credential]), "{name}");
-            assert_eq!(abroad.last().credentials(), [""; 0], "{name}");
+            assert_eq!(foreign_requests.last().credentials(), [""; 0], "{name}");
         }
     }
 }
 
 #[tokio::test]
-async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abroad_as_the_readme_warns() {
-    // Not as it should be: as tower-http is. The layer can't see what happens beneath it.
+async fn a5_redirect_followed_inside_the_layer_leaks_api_key_and_subscription_id() {
+    // A limit of tower-http, documented in the README: the layer does not see redirects that are followed inside it.
     for (name, transport) in networks() {
-        let (aiuta, _, _foreign, abroad) = there_and_back().await;
+        let (aiuta, _, _foreign, foreign_requests) = there_and_back().await;
         for (layer, credential) in [
             (AiutaAuthLayer::builder().api_key("key"), "x-api-key"),
             (jwt(Source::new()).access_rule(|_, _| Some(Access::SubscriptionId)), "x-user-id"),
@@ -257,36 +256,35 @@ async fn a5_redirects_followed_inside_of_the_layer_take_api_key_and_user_id_abro
             let layer = layer.origins([aiuta.origin()]).build().unwrap();
             let client = layer.layer(FollowRedirectLayer::new().layer(transport.clone()));
             client.oneshot(get(&format!("{}/there", aiuta.origin()))).await.unwrap();
-            assert_eq!(abroad.last().credentials(), [credential], "{name}");
+            assert_eq!(foreign_requests.last().credentials(), [credential], "{name}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_order_in_the_readme_works_over_every_transport() {
-    for at in 0..4 {
-        // A stand-in for each, so that nothing is left of another.
+async fn readme_order_works_over_every_transport() {
+    for index in 0..4 {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
-        let layer = with_jwt(&aiuta, &server);
+        let (name, transport) = transports(&aiuta)[index].clone();
+        let layer = jwt_layer(&aiuta, &server);
         let tokens = layer.token_cache().unwrap().clone();
         let client: Transport = BoxCloneSyncService::new(
             ServiceBuilder::new()
                 .layer(TimeoutLayer::new(secs(30)))
                 .layer(FollowRedirectLayer::new())
-                .layer(RetryLayer::new(AfterClearing(tokens.clone())))
+                .layer(RetryLayer::new(ClearAndRetry(tokens.clone())))
                 .layer(layer)
                 .layer(TimeoutLayer::new(secs(10)))
                 .concurrency_limit(1)
                 .service(transport),
         );
-        let warm = AuthParams::new().with("uploaded_image_id", image.as_str()).with("sku_id", "dress-1");
+        let cached = AuthParams::new().with("uploaded_image_id", image.as_str()).with("sku_id", "dress-1");
         aiuta.fail_next(1, Fault::Unavailable);
         let sends = (0..3).map(|_| tokio::spawn(client.clone().oneshot(start(server.origin(), &image))));
         for sent in futures::future::join_all(sends).await {
             assert_eq!(sent.unwrap().unwrap().status(), 200, "{name}");
         }
-        tokens.get(&warm).await.unwrap();
+        tokens.get(&cached).await.unwrap();
         assert_eq!((aiuta.operations_started(), aiuta.requests().len()), (3, 4), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Settings that can't work are refused when the layer is built, by an error that names the setting and shows no secret.
+//! Invalid settings fail in `build()` with an error that names the setting and shows no secret.
 
 mod token_url;
 
@@ -16,20 +16,20 @@ fn api_key() -> AiutaAuthBuilder {
     AiutaAuthLayer::builder().api_key("key")
 }
 
-/// What is wrong with the setting; the error has to name it first, and to show none of `hidden`.
-fn refused(result: Result<AiutaAuthLayer, ConfigError>, setting: &str, hidden: &str) -> String {
+/// Returns the text of the error. Asserts that it starts with the name of the setting and does not contain `hidden`.
+fn config_error(result: Result<AiutaAuthLayer, ConfigError>, setting: &str, hidden: &str) -> String {
     let error = result.expect_err(setting);
     assert_eq!(error.setting(), setting);
     let text = error.to_string();
     assert!(text.starts_with(&format!("{setting}: ")), "{text}");
     for shown in [&text, &format!("{error:?}"), &format!("{error:#?}")] {
-        assert!(hidden.is_empty() || !shown.contains(hidden), "{setting} is shown: {shown}");
+        assert!(hidden.is_empty() || !shown.contains(hidden), "the value of {setting} appears in: {shown}");
     }
     text
 }
 
 #[test]
-fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
+fn config_secrets_illegal_in_a_header_are_rejected_and_never_shown() {
     for (value, problem) in [
         ("", "empty"),
         ("s3cr3t\n", "line break"),
@@ -43,7 +43,7 @@ fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
         ("\n", "line break"),
         ("  ", "whitespace"),
     ] {
-        let problem_of = |result, setting| refused(result, setting, "s3cr3t");
+        let problem_of = |result, setting| config_error(result, setting, "s3cr3t");
         let text = problem_of(AiutaAuthLayer::api_key(value), "api_key");
         assert!(text.contains(problem), "{value:?}: {text}");
         let text = problem_of(AiutaAuthLayer::jwt(value, Source::new()), "subscription_id");
@@ -52,11 +52,11 @@ fn config_secrets_have_to_be_legal_in_a_header_and_are_never_shown() {
         assert!(problem_of(issuer, "issuer").contains(problem), "{value:?}");
     }
     let secret = JwtSigner::hs256("issuer", "").map(|signer| jwt(signer).build().unwrap());
-    assert!(refused(secret, "secret", "").contains("empty"));
+    assert!(config_error(secret, "secret", "").contains("empty"));
 }
 
 #[test]
-fn config_secrets_of_any_other_shape_are_taken() {
+fn config_secrets_of_any_other_shape_are_accepted() {
     for value in
         ["x", "demo", "65f0c0ffee65f0c0ffee65f0", "with inner blank", "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~", "ключ"]
     {
@@ -67,7 +67,7 @@ fn config_secrets_of_any_other_shape_are_taken() {
 }
 
 #[test]
-fn config_origins_have_to_be_origins() {
+fn config_invalid_origins_are_rejected() {
     for origin in [
         "",
         "hidden.example",
@@ -99,27 +99,27 @@ fn config_origins_have_to_be_origins() {
         "http://10.0.0.1",
     ] {
         for origins in [vec![origin], vec!["https://api.aiuta.com", origin]] {
-            refused(api_key().origins(origins).build(), "origins", "hidden");
+            config_error(api_key().origins(origins).build(), "origins", "hidden");
         }
     }
     let none: [&str; 0] = [];
-    refused(api_key().origins(none).build(), "origins", "");
+    config_error(api_key().origins(none).build(), "origins", "");
 }
 
 #[test]
-fn config_numbers_have_to_make_sense() {
+fn config_numbers_out_of_range_are_rejected() {
     let ahead = |fraction| api_key().refresh_ahead(fraction).build();
     for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::MIN_POSITIVE] {
-        refused(ahead(fraction), "refresh_ahead", "");
+        config_error(ahead(fraction), "refresh_ahead", "");
     }
     for fraction in [0.0, -0.0, 0.25, 1.0] {
         assert!(ahead(fraction).is_ok(), "{fraction}");
     }
-    refused(api_key().max_tokens(0).build(), "max_tokens", "");
-    refused(api_key().max_concurrent_fetches(0).build(), "max_concurrent_fetches", "");
-    refused(api_key().body_limit(0).build(), "body_limit", "");
-    refused(api_key().fetch_timeout(Duration::ZERO).build(), "fetch_timeout", "");
-    refused(api_key().fetch_timeout(Duration::MAX).build(), "fetch_timeout", "");
+    config_error(api_key().max_tokens(0).build(), "max_tokens", "");
+    config_error(api_key().max_concurrent_fetches(0).build(), "max_concurrent_fetches", "");
+    config_error(api_key().body_limit(0).build(), "body_limit", "");
+    config_error(api_key().fetch_timeout(Duration::ZERO).build(), "fetch_timeout", "");
+    config_error(api_key().fetch_timeout(Duration::MAX).build(), "fetch_timeout", "");
     let extreme = jwt(Source::new())
         .max_tokens(1)
         .max_concurrent_fetches(usize::MAX)
@@ -130,20 +130,20 @@ fn config_numbers_have_to_make_sense() {
 }
 
 #[test]
-fn config_signed_fields_have_to_be_params() {
+fn config_signed_fields_must_be_valid_param_names() {
     let fields = |fields: &[&str]| jwt(Source::new()).signed_fields(fields.to_vec()).build();
-    refused(fields(&[]), "signed_fields", "");
-    refused(fields(&["sku_id", ""]), "signed_fields", "");
+    config_error(fields(&[]), "signed_fields", "");
+    config_error(fields(&["sku_id", ""]), "signed_fields", "");
     for claim in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
-        assert!(refused(fields(&["sku_id", claim]), "signed_fields", "").contains(claim));
+        assert!(config_error(fields(&["sku_id", claim]), "signed_fields", "").contains(claim));
     }
     assert!(fields(&["sku_id", "ISS", "expires"]).is_ok());
 }
 
 #[test]
-fn config_a_base_path_begins_with_a_slash_and_is_a_path() {
+fn config_base_path_must_be_an_absolute_path() {
     for path in ["aiuta", "aiuta/v1", "https://gateway.example/aiuta", " /aiuta", "?", "/aiuta?x=1", "/aiuta#x"] {
-        refused(api_key().base_path(path).build(), "base_path", "");
+        config_error(api_key().base_path(path).build(), "base_path", "");
     }
     for path in ["", "/", "/aiuta", "/aiuta/", "//a//b"] {
         assert!(api_key().base_path(path).build().is_ok(), "{path}");
@@ -151,8 +151,8 @@ fn config_a_base_path_begins_with_a_slash_and_is_a_path() {
 }
 
 #[test]
-fn config_one_credential_is_needed_and_not_two() {
-    let text = refused(AiutaAuthLayer::builder().build(), "credential", "");
+fn config_exactly_one_credential_is_required() {
+    let text = config_error(AiutaAuthLayer::builder().build(), "credential", "");
     assert!(text.contains("api_key") && text.contains("jwt"), "{text}");
     let builder = AiutaAuthLayer::builder;
     for both in [
@@ -161,13 +161,13 @@ fn config_one_credential_is_needed_and_not_two() {
         builder().api_key("s3cr3t").jwt("s3cr3t", Source::new()).api_key("s3cr3t"),
         builder().jwt("s3cr3t", Source::new()).api_key("s3cr3t").jwt("s3cr3t", Source::new()),
     ] {
-        let text = refused(both.build(), "credential", "s3cr3t");
+        let text = config_error(both.build(), "credential", "s3cr3t");
         assert!(text.contains("api_key") && text.contains("jwt"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn config_a_setting_given_twice_counts_as_given_last() {
+async fn config_last_value_of_a_repeated_setting_wins() {
     let layer =
         api_key().api_key("other").origins(["http://10.0.0.1"]).origins(["https://api.aiuta.com"]).build().unwrap();
     let inner = Recorder::new();
@@ -175,7 +175,7 @@ async fn config_a_setting_given_twice_counts_as_given_last() {
     assert_eq!(inner.only().header("x-api-key"), "other");
 }
 
-/// What [`from_env_child`] does with the environment it is started in, as lines of text.
+/// Runs [`from_env_child`] in a process with these environment variables, and returns its output.
 fn from_env(variables: &[(&str, &str)]) -> String {
     child("config::from_env_child", variables)
 }
@@ -194,9 +194,9 @@ fn child(test: &str, variables: &[(&str, &str)]) -> String {
     text.lines().filter_map(|line| line.strip_prefix("> ")).map(|line| format!("{line}\n")).collect()
 }
 
-/// Not a test by itself: the other half of [`from_env`]. Variables can't be set in a running process without `unsafe`.
+/// Runs in the process that [`from_env`] starts, and passes otherwise. Setting a variable in the own process is `unsafe`.
 #[tokio::test]
-#[allow(clippy::print_stdout, reason = "its output is its result")]
+#[allow(clippy::print_stdout, reason = "the parent process reads the output")]
 async fn from_env_child() {
     if env::var_os("FROM_ENV_CHILD").is_none() {
         return;
@@ -219,13 +219,13 @@ async fn from_env_child() {
             }
         }
     }
-    for seen in inner.seen() {
+    for seen in inner.requests() {
         let shown: BTreeMap<_, _> = seen.credentials().into_iter().map(|name| (name, seen.header(name))).collect();
         println!("> {} {} {shown:?}", seen.uri.host().unwrap(), seen.method);
     }
 }
 
-/// The error and its causes, in one line.
+/// Returns the error and its causes in one line.
 fn chain(error: &dyn Error) -> String {
     let cause = error.source().map_or(String::new(), |cause| format!(", caused by {}", chain(cause)));
     format!("{error} {error:?}{cause}")
@@ -235,7 +235,7 @@ const JWT: [(&str, &str); 3] =
     [("AIUTA_SUBSCRIPTION_ID", "id-s3cr3t"), ("AIUTA_JWT_ISSUER", "issuer-1"), ("AIUTA_JWT_SECRET", "jwt-s3cr3t")];
 
 #[test]
-fn config_from_env_with_an_api_key() {
+fn config_from_env_builds_an_api_key() {
     let credential = r#"{"x-api-key": "key-1"}"#;
     let expected = format!(
         "built\napi.aiuta.com GET {credential}\napi.aiuta.com POST {credential}\n\
@@ -251,7 +251,7 @@ fn config_from_env_with_an_api_key() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_signer() {
+async fn config_from_env_builds_a_signer() {
     let shown = from_env(&JWT);
     let lines: Vec<_> = shown.lines().collect();
     assert_eq!(lines[..2], ["built", r#"api.aiuta.com GET {"x-user-id": "id-s3cr3t"}"#]);
@@ -259,7 +259,7 @@ async fn config_from_env_with_a_signer() {
 
     let token = lines[2].strip_prefix(r#"api.aiuta.com POST {"authorization": "Bearer "#).unwrap();
     let token = token.strip_suffix("\"}").unwrap();
-    // HS256 is deterministic: a signer with this issuer and secret makes the same token at the same time.
+    // HS256 is deterministic: another signer with this issuer and secret makes the same token at the same time.
     let signer = JwtSigner::hs256("issuer-1", "jwt-s3cr3t").unwrap().backdate(Duration::ZERO);
     let (iat, exp) = (claims(token)["iat"].as_u64().unwrap(), claims(token)["exp"].as_u64().unwrap());
     let at = std::time::SystemTime::UNIX_EPOCH + secs(iat);
@@ -268,7 +268,7 @@ async fn config_from_env_with_a_signer() {
 }
 
 #[test]
-fn config_from_env_refuses_by_the_variables_names() {
+fn config_from_env_errors_name_the_variables() {
     let key = ("AIUTA_API_KEY", "key-s3cr3t");
     let half = |left_out: usize| JWT.into_iter().enumerate().filter(move |(i, _)| *i != left_out).map(|(_, each)| each);
     let schemes = ["AIUTA_API_KEY", "AIUTA_SUBSCRIPTION_ID", "AIUTA_JWT_ISSUER", "AIUTA_JWT_SECRET"];
@@ -308,10 +308,10 @@ fn config_from_env_refuses_by_the_variables_names() {
             cases.push((with("s3cr3t\r\n"), variable, vec!["line break"]));
         }
     }
-    for (variables, setting, said) in cases {
+    for (variables, setting, expected) in cases {
         let shown = from_env(&variables);
         assert_eq!(shown.lines().next(), Some(setting), "{variables:?}: {shown}");
-        assert!(said.iter().all(|said| shown.contains(said)), "{variables:?}: {shown}");
+        assert!(expected.iter().all(|text| shown.contains(text)), "{variables:?}: {shown}");
         assert!(!shown.contains("s3cr3t"), "{variables:?}: {shown}");
     }
 }

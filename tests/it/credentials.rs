@@ -1,4 +1,5 @@
-//! Rules A1 and A3: exactly one credential leaves, and it is the one that Aiuta's table names. Rule E3: answers that are left alone.
+//! Rules A1 and A3: the layer sends exactly one credential, the one that Aiuta's table requires. Rule E3: responses that pass
+//! through untouched.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
@@ -20,21 +21,21 @@ fn jwt_layer() -> AiutaAuthLayer {
     jwt(Source::new()).build().unwrap()
 }
 
-/// What left the layer.
-async fn sent(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> Seen {
+/// Sends a request, and returns what the inner service received.
+async fn sent(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> SentRequest {
     let inner = Recorder::new();
     send(&service(layer, &inner), request).await.unwrap();
     inner.only()
 }
 
-/// A request with a body that try-on's operations can be made of.
+/// Returns a request whose body is valid for a try-on.
 fn request(method: &str, uri: &str) -> Request<Full<Bytes>> {
     let body = Full::from(r#"{"uploaded_image_id":"image-1"}"#);
     Request::builder().method(method).uri(uri).body(body).unwrap()
 }
 
-/// Two values of each of the three headers, as a careless caller may have put them there.
-fn with_junk(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+/// Adds two values of each credential header, as a caller might by mistake.
+fn with_stale_credentials(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     for name in CREDENTIALS {
         for value in ["callers-own", "callers-second"] {
             request.headers_mut().append(name, value.parse().unwrap());
@@ -44,50 +45,50 @@ fn with_junk(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     request
 }
 
-fn assert_one_credential(seen: &Seen, name: &str) {
+fn assert_one_credential(seen: &SentRequest, name: &str) {
     assert_eq!(seen.credentials(), [name], "{}", seen.uri);
     assert!(!seen.header(name).contains("callers"), "{}", seen.uri);
     assert_eq!(seen.header("x-trace"), "7", "{}", seen.uri);
 }
 
 #[tokio::test]
-async fn a1_one_credential_leaves_and_the_callers_own_are_replaced() {
-    let seen = sent(&api_key(), with_junk(try_on("image-1"))).await;
+async fn a1_one_credential_replaces_those_of_the_caller() {
+    let seen = sent(&api_key(), with_stale_credentials(try_on("image-1"))).await;
     assert_one_credential(&seen, "x-api-key");
     assert_eq!(seen.header("x-api-key"), KEY);
 
-    let seen = sent(&jwt_layer(), with_junk(get("https://api.aiuta.com/v1/uploaded_images/1"))).await;
+    let seen = sent(&jwt_layer(), with_stale_credentials(get("https://api.aiuta.com/v1/uploaded_images/1"))).await;
     assert_one_credential(&seen, "x-user-id");
     assert_eq!(seen.header("x-user-id"), ID);
 
-    let seen = sent(&jwt_layer(), with_junk(try_on("image-1"))).await;
+    let seen = sent(&jwt_layer(), with_stale_credentials(try_on("image-1"))).await;
     assert_one_credential(&seen, "authorization");
     assert_eq!(claims(seen.token())["params"]["uploaded_image_id"], "image-1");
 }
 
 #[tokio::test]
-async fn a1_a_replay_carries_one_credential_too() {
-    let (source, refused) = (Source::new(), Refused::default());
+async fn a1_replay_carries_one_credential() {
+    let (source, refused) = (Source::new(), RejectedTokens::default());
     let layer = jwt(source).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&refused);
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
     refused.add(inner.last().token());
-    assert_eq!(send(&service, with_junk(try_on("image-1"))).await.unwrap(), 200);
+    assert_eq!(send(&service, with_stale_credentials(try_on("image-1"))).await.unwrap(), 200);
     assert_eq!(inner.count(), 3);
-    for seen in &inner.seen()[1..] {
+    for seen in &inner.requests()[1..] {
         assert_one_credential(seen, "authorization");
     }
-    assert_ne!(inner.seen()[1].token(), inner.seen()[2].token());
+    assert_ne!(inner.requests()[1].token(), inner.requests()[2].token());
 }
 
 #[tokio::test]
-async fn a1_an_api_key_goes_with_every_operation() {
+async fn a1_api_key_is_sent_with_every_operation() {
     let layer =
         AiutaAuthLayer::builder().api_key(KEY).access_rule(|_, _| Some(Access::SubscriptionId)).build().unwrap();
     for access in [None, Some(Access::Jwt), Some(Access::SubscriptionId)] {
         for (method, path) in [("GET", "/v1/uploaded_images/1"), ("POST", "/v1/sku_try_on_operations"), ("PUT", "/x")] {
-            let mut request = with_junk(request(method, &format!("https://api.aiuta.com{path}")));
+            let mut request = with_stale_credentials(request(method, &format!("https://api.aiuta.com{path}")));
             access.map(|access| request.extensions_mut().insert(access));
             assert_one_credential(&sent(&layer, request).await, "x-api-key");
         }
@@ -95,7 +96,7 @@ async fn a1_an_api_key_goes_with_every_operation() {
 }
 
 #[tokio::test]
-async fn a1_an_anonymous_request_or_one_to_another_origin_is_untouched() {
+async fn a1_anonymous_and_foreign_requests_are_untouched() {
     let source = Source::new();
     let plain = [api_key(), jwt(source.clone()).build().unwrap()];
     let anonymous = |_: &Method, _: &http::Uri| Some(Access::Anonymous);
@@ -111,7 +112,7 @@ async fn a1_an_anonymous_request_or_one_to_another_origin_is_untouched() {
     let cases = [(&plain, by_extension), (&plain, elsewhere), (&by_rule, try_on("image-1"))];
     for (layers, request) in cases {
         for layer in layers {
-            for request in [request.clone(), with_junk(request.clone())] {
+            for request in [request.clone(), with_stale_credentials(request.clone())] {
                 let seen = sent(layer, request.clone()).await;
                 assert_eq!(
                     (&seen.method, &seen.uri, &seen.headers),
@@ -123,13 +124,13 @@ async fn a1_an_anonymous_request_or_one_to_another_origin_is_untouched() {
             }
         }
     }
-    assert_eq!(source.calls(), 0, "no token was made");
+    assert_eq!(source.calls(), 0, "no token was fetched");
 }
 
 const BEARER: &str = "authorization";
 const USER_ID: &str = "x-user-id";
 
-/// AIUTA.md's table: what is asked for below the base path, and which credential it takes.
+/// Aiuta's table: method, path below the base path, and the credential it requires.
 const TABLE: [(&str, &str, &str); 30] = [
     ("POST", "sku_images_operations", BEARER),
     ("POST", "sku_try_on_operations", BEARER),
@@ -144,7 +145,7 @@ const TABLE: [(&str, &str, &str); 30] = [
     ("POST", "ios-sdk-analytics", USER_ID),
     ("POST", "android-sdk-analytics", USER_ID),
     ("POST", "web-sdk-analytics", USER_ID),
-    // Everything else: the strong one.
+    // Everything else requires a JWT.
     ("GET", "uploaded_images", BEARER),
     ("DELETE", "uploaded_images/user_image-1", BEARER),
     ("POST", "uploaded_images/user_image-1", BEARER),
@@ -165,7 +166,7 @@ const TABLE: [(&str, &str, &str); 30] = [
 ];
 
 #[tokio::test]
-async fn a3_the_table_decides_on_both_base_paths() {
+async fn a3_table_selects_the_credential_on_both_paths() {
     for base in ["digital-try-on/v1", "v1"] {
         for (method, path, credential) in TABLE {
             let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com/{base}/{path}?a=b"))).await;
@@ -175,7 +176,7 @@ async fn a3_the_table_decides_on_both_base_paths() {
 }
 
 #[tokio::test]
-async fn a3_other_products_have_a_table_of_their_own() {
+async fn a3_other_products_have_their_own_table() {
     for (method, path, credential) in [
         ("POST", "/analytics/v1/ios-sdk-analytics", USER_ID),
         ("POST", "/analytics/v1/android-sdk-analytics", USER_ID),
@@ -197,7 +198,7 @@ async fn a3_other_products_have_a_table_of_their_own() {
 }
 
 #[tokio::test]
-async fn a3_the_table_is_read_below_the_base_path() {
+async fn a3_table_applies_below_the_base_path() {
     for (base, path, credential) in [
         ("", "/aiuta/v1/uploaded_images", BEARER),
         ("/aiuta", "/aiuta/v1/uploaded_images", USER_ID),
@@ -220,7 +221,7 @@ async fn a3_the_table_is_read_below_the_base_path() {
 }
 
 #[tokio::test]
-async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
+async fn a3_extension_overrides_access_rule_and_access_rule_overrides_table() {
     let (bearer, user_id, nothing) = (&[BEARER][..], &[USER_ID][..], &[][..]);
     let get_image = ("GET", "https://api.aiuta.com/v1/uploaded_images/1", user_id);
     let start = ("POST", TRY_ON, bearer);
@@ -248,7 +249,7 @@ async fn a3_an_extension_beats_the_rule_and_the_rule_beats_the_table() {
 }
 
 #[tokio::test]
-async fn a3_the_rule_sees_method_and_uri() {
+async fn a3_access_rule_sees_method_and_uri() {
     let layer = jwt(Source::new())
         .access_rule(|method, uri| {
             (*method == Method::GET && uri.path() == "/status" && uri.query() == Some("a=%20b"))
@@ -261,11 +262,12 @@ async fn a3_the_rule_sees_method_and_uri() {
     assert_eq!(sent(&layer, post("https://api.aiuta.com/status?a=%20b", "")).await.credentials(), [BEARER]);
 }
 
-/// Answers everything with `status`, a header and a body; sends `request`, and checks that it comes back so, sent once.
-async fn passes(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: StatusCode) {
+/// Sends a request to a service that responds with `status`, headers and a body. Asserts that the response is unchanged and
+/// that the request was sent once.
+async fn assert_passes_through(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: StatusCode) {
     let headers = HeaderMap::from_iter([(RETRY_AFTER, "3".parse().unwrap()), (AUTHORIZATION, "odd".parse().unwrap())]);
     let answered = headers.clone();
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let mut response = Response::builder().status(status).body(Full::from("why")).unwrap();
         response.headers_mut().clone_from(&answered);
         async move { Ok(response) }
@@ -277,20 +279,20 @@ async fn passes(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: S
 }
 
 #[tokio::test]
-async fn e3_refusals_that_are_not_a_tokens_pass_untouched_and_are_sent_once() {
+async fn e3_errors_for_api_key_or_subscription_id_pass_through_untouched() {
     for status in [400, 401, 403, 404, 422, 429, 500, 502, 503, 504] {
         let status = StatusCode::from_u16(status).unwrap();
-        passes(&api_key(), try_on("image-1"), status).await;
-        passes(&jwt_layer(), get("https://api.aiuta.com/v1/uploaded_images/1"), status).await;
+        assert_passes_through(&api_key(), try_on("image-1"), status).await;
+        assert_passes_through(&jwt_layer(), get("https://api.aiuta.com/v1/uploaded_images/1"), status).await;
     }
 }
 
 #[tokio::test]
-async fn e3_only_a_401_costs_a_token() {
+async fn e3_only_401_forgets_a_token() {
     let source = Source::new();
     let layer = jwt(source.clone()).build().unwrap();
     for status in [400, 403, 429, 500, 502, 503] {
-        passes(&layer, try_on("image-1"), StatusCode::from_u16(status).unwrap()).await;
+        assert_passes_through(&layer, try_on("image-1"), StatusCode::from_u16(status).unwrap()).await;
     }
     let stats = layer.token_cache().unwrap().stats();
     assert_eq!((source.calls(), stats.rejected, stats.replays, stats.entries), (1, 0, 0, 1));

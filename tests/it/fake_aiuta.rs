@@ -1,4 +1,4 @@
-//! `FakeAiuta` from the wire: what it lets pass, what it refuses, and what it does when told to fail.
+//! `FakeAiuta` by requests: what it accepts, what it rejects, and its faults.
 
 mod credentials;
 mod handles;
@@ -40,7 +40,7 @@ impl Answer {
     }
 }
 
-/// Sends one request through any client: the stand-in itself, or hyper's.
+/// Sends one request through any client: `FakeAiuta` itself or a hyper client.
 async fn send<S, R>(client: &S, request: Request<Full<Bytes>>) -> Answer
 where
     S: Service<Request<Full<Bytes>>, Response = http::Response<R>> + Clone,
@@ -79,7 +79,7 @@ const KEY: (&str, &str) = ("x-api-key", FakeAiuta::API_KEY);
 const USER: (&str, &str) = ("x-user-id", FakeAiuta::SUBSCRIPTION_ID);
 const NOTHING: (&str, &str) = ("", "");
 
-/// A token as the integrator's server makes it; made with HS512 if `alg` says so, else with HS256.
+/// Signs a token. Uses HS512 if `alg` is HS512, and HS256 for any other `alg`.
 fn sign(alg: &str, secret: &str, claims: &Value) -> String {
     let header = json!({ "alg": alg, "typ": "JWT" });
     let parts = [header, claims.clone()].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
@@ -89,14 +89,14 @@ fn sign(alg: &str, secret: &str, claims: &Value) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signer.try_sign(message.as_bytes()).unwrap()))
 }
 
-/// `Bearer` and a good token for these params.
+/// Returns `Bearer` and a valid token for these params.
 fn bearer(params: Value) -> String {
     let mut claims = json!({ "iss": FakeAiuta::ISSUER, "iat": NOW, "exp": NOW + 60 });
     claims.as_object_mut().unwrap().extend(params.as_object().unwrap().clone());
     format!("Bearer {}", sign("HS256", FakeAiuta::SECRET, &claims))
 }
 
-/// A stand-in whose clock stands at `NOW`.
+/// Returns a `FakeAiuta` whose clock stands at `NOW`.
 fn aiuta() -> FakeAiuta {
     FakeAiuta::new().with_clock(ManualClock::default())
 }
@@ -111,17 +111,17 @@ fn last(aiuta: &FakeAiuta) -> RecordedRequest {
     aiuta.requests().pop().unwrap()
 }
 
-type Http = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;
+type HttpClient = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;
 
-fn http1() -> Http {
+fn http1() -> HttpClient {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-fn http2() -> Http {
+fn http2() -> HttpClient {
     Client::builder(TokioExecutor::new()).http2_only(true).build_http()
 }
 
-/// Uploads, starts, polls and downloads; returns the last state of the operation.
+/// Uploads, starts, polls and downloads. Returns the response to the start and the last state of the operation.
 async fn try_on<S, R>(client: &S, origin: &str, path: &str) -> Value
 where
     S: Service<Request<Full<Bytes>>, Response = http::Response<R>> + Clone,
@@ -144,7 +144,7 @@ where
         assert_eq!((&polled["status"], &polled["generated_images"]), (&json!(status), &json!([])));
     }
     let done = send(client, get(&operation, USER)).await.json();
-    assert_eq!(send(client, get(&operation, USER)).await.json(), done, "success is the end");
+    assert_eq!(send(client, get(&operation, USER)).await.json(), done, "success is final");
     assert_eq!((&done["status"], &done["error"]), (&json!("SUCCESS"), &Value::Null));
 
     let result = send(client, get(done["generated_images"][0]["url"].as_str().unwrap(), NOTHING)).await;

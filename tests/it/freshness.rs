@@ -1,4 +1,4 @@
-//! Rules D1–D5 on the wire: how long a token is used, and how it is refreshed. The arithmetic is tested in tables beside the code.
+//! Rules D1–D5 by requests: how long a token is used, and how it is refreshed. Unit tests cover the arithmetic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,97 +10,97 @@ use tower_aiuta_auth::{AiutaAuthLayer, Clock, Jwt, TokenError};
 
 use crate::support::*;
 
-/// Sends one request; answers the number of the token that it carried.
-async fn ask(layer: &AiutaAuthLayer) -> u64 {
+/// Sends one request, and returns the number of its token.
+async fn token_used(layer: &AiutaAuthLayer) -> u64 {
     let inner = Recorder::new();
     send(&service(layer, &inner), try_on("image-1")).await.unwrap();
-    number(inner.only().token())
+    token_number(inner.only().token())
 }
 
-/// A layer that does not refresh ahead.
+/// Returns a layer without refresh ahead.
 fn without_refresh(clock: &ManualClock, source: Source) -> AiutaAuthLayer {
     jwt(source).clock(clock.clone()).refresh_ahead(0.0).build().unwrap()
 }
 
-/// Sends a request at each of these times, in seconds from the start.
-async fn ask_at(layer: &AiutaAuthLayer, clock: &ManualClock, times: &[u64]) -> Vec<u64> {
+/// Sends a request at each of these times, in seconds from now, and returns the numbers of their tokens.
+async fn tokens_used_at(layer: &AiutaAuthLayer, clock: &ManualClock, times: &[u64]) -> Vec<u64> {
     let start = clock.now();
     let mut numbers = Vec::new();
     for time in times {
         clock.set(start + secs(*time));
-        numbers.push(ask(layer).await);
+        numbers.push(token_used(layer).await);
         settle().await;
     }
     numbers
 }
 
-/// A source of tokens with the claims that `claims` makes of the time and the number.
+/// Returns a source whose tokens have the claims that `claims` makes from the time and the number of the call.
 fn with_claims(claims: impl Fn(u64, usize) -> serde_json::Value + Send + Sync + 'static) -> Source {
-    Source::with(move |number, request| {
-        let mut claims = claims(seconds(request.now()), number);
+    Source::from_fn(move |number, request| {
+        let mut claims = claims(unix_seconds(request.now()), number);
         claims["number"] = number.into();
         async move { Ok(Jwt::parse(token(&claims))?) }
     })
 }
 
 #[tokio::test]
-async fn d1_a_token_is_used_until_shortly_before_its_end() {
+async fn d1_token_is_used_until_its_end_less_a_margin() {
     let clock = ManualClock::default();
     let layer = without_refresh(&clock, Source::new());
-    assert_eq!(ask_at(&layer, &clock, &[0, 30, 54, 55, 109, 110]).await, [1, 1, 1, 2, 2, 3]);
+    assert_eq!(tokens_used_at(&layer, &clock, &[0, 30, 54, 55, 109, 110]).await, [1, 1, 1, 2, 2, 3]);
 }
 
 #[tokio::test]
-async fn d1_the_lifetime_counts_from_the_start_of_the_fetch() {
+async fn d1_lifetime_is_exp_minus_iat_when_the_issuer_clock_is_ahead() {
     // The issuer's clock is an hour ahead: `exp` alone would give the token 61 minutes.
     let source = with_claims(|now, _| json!({"iat": now + 3600, "exp": now + 3660}));
     let clock = ManualClock::default();
     let layer = without_refresh(&clock, source);
-    assert_eq!(ask_at(&layer, &clock, &[0, 54, 55]).await, [1, 1, 2]);
+    assert_eq!(tokens_used_at(&layer, &clock, &[0, 54, 55]).await, [1, 1, 2]);
 }
 
 #[tokio::test]
-async fn d1_the_start_of_the_fetch_counts_not_its_end() {
+async fn d1_lifetime_counts_from_the_start_of_the_fetch() {
     let clock = ManualClock::default();
     let slow = clock.clone();
-    let source = Source::with(move |number, request| {
-        let token = numbered(number, &request, secs(60));
+    let source = Source::from_fn(move |number, request| {
+        let token = numbered_token(number, &request, secs(60));
         slow.advance(secs(20));
         async move { Ok(token) }
     });
     let layer = without_refresh(&clock, source);
-    assert_eq!(ask(&layer).await, 1);
+    assert_eq!(token_used(&layer).await, 1);
     clock.advance(secs(34));
-    assert_eq!(ask(&layer).await, 1);
+    assert_eq!(token_used(&layer).await, 1);
     clock.advance(secs(1));
-    assert_eq!(ask(&layer).await, 2);
+    assert_eq!(token_used(&layer).await, 2);
 }
 
 #[tokio::test]
-async fn d1_a_clock_that_goes_back_makes_tokens_unusable() {
+async fn d1_clock_step_back_makes_tokens_unusable() {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
-    assert_eq!(ask(&layer).await, 1);
+    let layer = jwt_with_clock(&clock, Source::new());
+    assert_eq!(token_used(&layer).await, 1);
     clock.step_back(secs(1));
-    assert_eq!(ask(&layer).await, 2);
+    assert_eq!(token_used(&layer).await, 2);
     clock.advance(secs(30));
-    assert_eq!(ask(&layer).await, 2);
+    assert_eq!(token_used(&layer).await, 2);
 }
 
 #[tokio::test]
-async fn d1_a_token_without_exp_has_the_fallback_lifetime() {
+async fn d1_token_without_exp_has_the_fallback_lifetime() {
     let clock = ManualClock::default();
     let source = with_claims(|_, _| json!({}));
     let layer = jwt(source).clock(clock.clone()).fallback_lifetime(secs(600)).refresh_ahead(0.0).build().unwrap();
-    assert_eq!(ask_at(&layer, &clock, &[0, 594, 595]).await, [1, 1, 2]);
+    assert_eq!(tokens_used_at(&layer, &clock, &[0, 594, 595]).await, [1, 1, 2]);
 
     let source = with_claims(|_, _| json!({}));
     let layer = jwt(source).clock(clock).fallback_lifetime(Duration::MAX).build().unwrap();
-    assert_eq!((ask(&layer).await, ask(&layer).await), (1, 1));
+    assert_eq!((token_used(&layer).await, token_used(&layer).await), (1, 1));
 }
 
 #[tokio::test]
-async fn d1_absurd_claims_do_no_harm() {
+async fn d1_extreme_claims_do_not_panic() {
     for (claims, kept) in [
         (json!({"exp": u64::MAX}), true),
         (json!({"exp": u64::MAX, "iat": u64::MAX}), false),
@@ -115,67 +115,67 @@ async fn d1_absurd_claims_do_no_harm() {
             let claims = claims.clone();
             move |_, _| claims.clone()
         });
-        let layer = jwt_at(&ManualClock::default(), source);
-        let numbers = (ask(&layer).await, ask(&layer).await);
+        let layer = jwt_with_clock(&ManualClock::default(), source);
+        let numbers = (token_used(&layer).await, token_used(&layer).await);
         assert_eq!(numbers, if kept { (1, 1) } else { (1, 2) }, "{claims}");
     }
 }
 
 #[tokio::test]
-async fn d2_a_token_near_its_end_serves_at_once_while_one_refresh_runs() {
+async fn d2_token_near_its_end_is_served_while_one_refresh_runs() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     gate.open(1);
-    assert_eq!(ask(&layer).await, 1);
-    // The refresh hangs at the gate; nobody waits for it, and nobody starts another.
-    assert_eq!(ask_at(&layer, &clock, &[40, 45, 46, 47]).await, [1, 1, 1, 1]);
+    assert_eq!(token_used(&layer).await, 1);
+    // The refresh waits at the gate. No request waits for it or starts another.
+    assert_eq!(tokens_used_at(&layer, &clock, &[40, 45, 46, 47]).await, [1, 1, 1, 1]);
     assert_eq!(source.calls(), 2);
     gate.open(1);
     settle().await;
-    assert_eq!(ask(&layer).await, 2);
+    assert_eq!(token_used(&layer).await, 2);
     let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.misses, stats.hits, stats.fetches, stats.refreshes), (1, 5, 2, 1));
 }
 
 #[tokio::test]
-async fn d2_a_token_that_is_not_used_is_not_refreshed() {
+async fn d2_unused_token_is_not_refreshed() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
-    assert_eq!(ask_at(&layer, &clock, &[0, 40]).await, [1, 1]);
+    let layer = jwt_with_clock(&clock, source.clone());
+    assert_eq!(tokens_used_at(&layer, &clock, &[0, 40]).await, [1, 1]);
     clock.advance(secs(3600));
     settle().await;
     assert_eq!(source.calls(), 1);
 }
 
-/// A source that fails as long as it is told to.
+/// Returns a source that fails while `fail` is set.
 fn failing(fail: &Arc<AtomicBool>) -> Source {
     let fail = fail.clone();
-    Source::with(move |number, request| {
+    Source::from_fn(move |number, request| {
         let result = match fail.load(Ordering::SeqCst) {
             true => Err(TokenError::transient("down")),
-            false => Ok(numbered(number, &request, secs(60))),
+            false => Ok(numbered_token(number, &request, secs(60))),
         };
         async move { result }
     })
 }
 
 #[tokio::test]
-async fn d3_a_failed_refresh_takes_nothing_away_and_the_next_waits_longer_each_time() {
+async fn d3_failed_refresh_keeps_the_token_and_backs_off() {
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
-    assert_eq!(ask(&layer).await, 1);
+    let layer = jwt_with_clock(&clock, source.clone());
+    assert_eq!(token_used(&layer).await, 1);
     fail.store(true, Ordering::SeqCst);
     let start = clock.now();
     let mut tried_at = Vec::new();
     for time in 43..55 {
         clock.set(start + secs(time));
         let before = source.calls();
-        assert_eq!(ask(&layer).await, 1, "the valid token serves on");
+        assert_eq!(token_used(&layer).await, 1, "the valid token is still served");
         if source.calls() > before {
             tried_at.push(time);
         }
@@ -184,25 +184,25 @@ async fn d3_a_failed_refresh_takes_nothing_away_and_the_next_waits_longer_each_t
 }
 
 #[tokio::test]
-async fn d3_the_wait_after_a_failed_refresh_never_delays_a_miss() {
+async fn d3_refresh_backoff_never_delays_a_miss() {
     let fail = Arc::new(AtomicBool::new(false));
     let source = failing(&fail);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
-    assert_eq!(ask(&layer).await, 1);
+    let layer = jwt_with_clock(&clock, source.clone());
+    assert_eq!(token_used(&layer).await, 1);
     fail.store(true, Ordering::SeqCst);
-    assert_eq!(ask_at(&layer, &clock, &[43, 44, 46, 50]).await, [1, 1, 1, 1]);
-    // The next refresh would wait until 58 s; the token is good until 55 s.
+    assert_eq!(tokens_used_at(&layer, &clock, &[43, 44, 46, 50]).await, [1, 1, 1, 1]);
+    // The next refresh would start at 58 s. The token is valid until 55 s.
     fail.store(false, Ordering::SeqCst);
-    assert_eq!(ask_at(&layer, &clock, &[5]).await, [source.calls() as u64]);
+    assert_eq!(tokens_used_at(&layer, &clock, &[5]).await, [source.calls() as u64]);
 }
 
 #[tokio::test]
-async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
+async fn d3_refresh_that_returns_the_same_token_backs_off() {
     let clock = ManualClock::default();
-    let end = seconds(clock.now()) + 60;
+    let end = unix_seconds(clock.now()) + 60;
     let source = with_claims(move |_, _| json!({"exp": end}));
-    let constant = Source::with({
+    let constant = Source::from_fn({
         let source = source.clone();
         move |_, request| {
             let source = source.clone();
@@ -213,27 +213,27 @@ async fn d3_a_refresh_that_brings_the_same_token_waits_as_well() {
             }
         }
     });
-    let layer = jwt_at(&clock, constant.clone());
+    let layer = jwt_with_clock(&clock, constant.clone());
     let times: Vec<u64> = std::iter::once(0).chain(43..55).collect();
-    assert!(ask_at(&layer, &clock, &times).await.iter().all(|number| *number == 1));
-    assert_eq!(constant.calls(), 5, "the first, and refreshes at 43, 44, 46 and 50 s");
+    assert!(tokens_used_at(&layer, &clock, &times).await.iter().all(|number| *number == 1));
+    assert_eq!(constant.calls(), 5, "one miss, and refreshes at 43, 44, 46 and 50 s");
 }
 
 #[tokio::test]
-async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept() {
+async fn d4_expired_token_is_served_to_waiters_and_not_cached() {
     let gate = Gate::closed();
-    let source = Source::with({
+    let source = Source::from_fn({
         let gate = gate.clone();
         move |number, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
-                let now = seconds(request.now());
+                let now = unix_seconds(request.now());
                 Ok(Jwt::parse(token(&json!({"iat": now - 100, "exp": now - 40, "number": number})))?)
             }
         }
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = Recorder::new();
     let callers: Vec<_> = (0..5)
         .map(|_| {
@@ -248,24 +248,24 @@ async fn d4_a_token_that_arrives_expired_serves_those_who_waited_and_is_not_kept
     }
     assert_eq!((source.calls(), inner.count()), (1, 5));
     assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
-    assert_eq!(ask(&layer).await, 2);
+    assert_eq!(token_used(&layer).await, 2);
 }
 
 #[tokio::test]
-async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
+async fn d5_fetch_after_401_sets_force_refresh() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let refused = Refused::default();
-    let inner = Recorder::refusing(&refused);
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let rejected = RejectedTokens::default();
+    let inner = Recorder::rejecting(&rejected);
     let service = service(&layer, &inner);
     let force_refresh = || source.requests().iter().map(|request| request.force_refresh()).collect::<Vec<_>>();
 
     send(&service, try_on("image-1")).await.unwrap();
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(force_refresh(), [false, true]);
 
-    // Forgotten by hand: nobody has said that the token is bad.
+    // After `invalidate` the token was not rejected.
     layer.token_cache().unwrap().invalidate(&params("image-1"));
     send(&service, try_on("image-1")).await.unwrap();
     send(&service, try_on("image-2")).await.unwrap();
@@ -273,11 +273,11 @@ async fn d5_after_a_401_the_source_is_asked_for_a_new_token() {
 }
 
 #[tokio::test]
-async fn d5_also_when_the_401_itself_could_not_be_mended() {
+async fn d5_fetch_after_401_without_replay_sets_force_refresh() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let gate = Gate::closed();
-    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
+    let inner = Recorder::rejecting_after(&gate, |number| number == 1);
     let service = service(&layer, &inner);
     let first = tokio::spawn({
         let service = service.clone();
@@ -285,7 +285,7 @@ async fn d5_also_when_the_401_itself_could_not_be_mended() {
     });
     settle().await;
     gate.open(1);
-    assert_eq!(first.await.unwrap(), 401, "the token was fetched for this request: no replay");
+    assert_eq!(first.await.unwrap(), 401, "a token fetched for this request is not replaced");
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     assert!(source.requests()[1].force_refresh());
 }

@@ -1,4 +1,4 @@
-//! `JwtIssuer`: what it signs, what it refuses, and that no request gets more signed than was authorized.
+//! `JwtIssuer`: which requests it signs, which it rejects, and that it signs only authorized params.
 
 mod malformed;
 
@@ -24,21 +24,21 @@ fn signer() -> JwtSigner {
     JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET).unwrap()
 }
 
-/// Signs what was asked for, and remembers it.
+/// An issuer that authorizes every request, and the params of those requests.
 #[derive(Clone)]
-struct Asked {
+struct RecordingIssuer {
     issuer: JwtIssuer,
     params: Arc<Mutex<Vec<AuthParams>>>,
 }
 
-fn asked() -> Asked {
+fn recording_issuer() -> RecordingIssuer {
     let params: Arc<Mutex<Vec<AuthParams>>> = Arc::default();
-    let seen = Arc::clone(&params);
+    let recorded = Arc::clone(&params);
     let issuer = JwtIssuer::new(signer(), move |_, params| {
-        seen.lock().unwrap().push(params.clone());
+        recorded.lock().unwrap().push(params.clone());
         async move { Ok(params) }
     });
-    Asked { issuer: issuer.clock(ManualClock::default()), params }
+    RecordingIssuer { issuer: issuer.clock(ManualClock::default()), params }
 }
 
 fn json_post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
@@ -55,8 +55,8 @@ fn query(query: &str) -> Request<Full<Bytes>> {
     get(&format!("/aiuta_jwt?{query}"))
 }
 
-/// Status, headers and JSON of an answer; every one of them is JSON that nobody keeps.
-async fn ask(issuer: &JwtIssuer, request: Request<Full<Bytes>>) -> (u16, Response<()>, Value) {
+/// Sends a request, and returns status, headers and JSON of the response. Asserts that it is JSON and must not be stored.
+async fn request_token(issuer: &JwtIssuer, request: Request<Full<Bytes>>) -> (u16, Response<()>, Value) {
     let (head, body) = issuer.clone().oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     assert_eq!(
@@ -66,7 +66,7 @@ async fn ask(issuer: &JwtIssuer, request: Request<Full<Bytes>>) -> (u16, Respons
     (head.status.as_u16(), Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
 }
 
-/// The claims beside `iss`, `iat` and `exp` of the token in an answer.
+/// Returns the claims of the token in a response, without `iss`, `iat` and `exp`, which it checks.
 fn signed(answer: &Value) -> Value {
     assert_eq!((answer.as_object().unwrap().len(), &answer["type"]), (2, &json!("jwt")));
     let mut claims = claims(answer["token"].as_str().unwrap());
@@ -79,7 +79,7 @@ fn signed(answer: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn issuer_signs_the_params_of_a_query_and_of_a_json_object() {
+async fn issuer_signs_params_from_query_and_json() {
     for (request, expected) in [
         (query("uploaded_image_id=a+b%2Bc&sku_ids=x%2Cy"), json!({"uploaded_image_id": "a b+c", "sku_ids": "x,y"})),
         (query("product_id=42&sku_id="), json!({"product_id": "42", "sku_id": ""})),
@@ -90,13 +90,13 @@ async fn issuer_signs_the_params_of_a_query_and_of_a_json_object() {
         ),
         (typed_post("Application/JSON; charset=utf-8", r#"{"sku_id":"x"}"#), json!({"sku_id": "x"})),
     ] {
-        let (status, _, answer) = ask(&asked().issuer, request).await;
+        let (status, _, answer) = request_token(&recording_issuer().issuer, request).await;
         assert_eq!((status, signed(&answer)), (200, expected));
     }
 }
 
 #[tokio::test]
-async fn issuer_refuses_what_it_can_not_read_for_certain() {
+async fn issuer_rejects_ambiguous_or_malformed_requests() {
     let many = format!(r#"{{"sku_id":"{}"}}"#, "x".repeat(16 * 1024));
     let over_4_kib = format!(r#"{{"sku_id":"{}"}}"#, "x".repeat(5 * 1024));
     let deep = format!(r#"{{"sku_id":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
@@ -157,8 +157,8 @@ async fn issuer_refuses_what_it_can_not_read_for_certain() {
     }
     for (request, status, hint) in cases {
         let name = format!("{request:?}");
-        let Asked { issuer, params } = asked();
-        let (got, response, answer) = ask(&issuer, request).await;
+        let RecordingIssuer { issuer, params } = recording_issuer();
+        let (got, response, answer) = request_token(&issuer, request).await;
         assert_eq!((got, answer.as_object().unwrap().len()), (status, 1), "{name}: {answer}");
         assert!(answer["error"].as_str().unwrap().contains(hint), "{name}: {answer}");
         assert_eq!(
@@ -166,12 +166,12 @@ async fn issuer_refuses_what_it_can_not_read_for_certain() {
             (got == 405).then_some(true),
             "{name}"
         );
-        assert!(params.lock().unwrap().is_empty(), "{name}: nobody is asked about it");
+        assert!(params.lock().unwrap().is_empty(), "{name}: the authorizer is not called");
     }
 }
 
 #[tokio::test]
-async fn issuer_reads_a_body_that_tells_no_length_up_to_the_limit() {
+async fn issuer_reads_a_body_of_unknown_length_up_to_the_limit() {
     for (bytes, cut, status) in [(16 * 1024, false, 400), (16 * 1024 + 1, false, 413), (100, true, 400)] {
         let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(1);
         tokio::spawn(async move {
@@ -183,22 +183,22 @@ async fn issuer_reads_a_body_that_tells_no_length_up_to_the_limit() {
             }
         });
         let request = json_post("").map(|_| body);
-        assert_eq!(asked().issuer.oneshot(request).await.unwrap().status(), status, "{bytes}");
+        assert_eq!(recording_issuer().issuer.oneshot(request).await.unwrap().status(), status, "{bytes}");
     }
 }
 
 #[tokio::test]
-async fn issuer_fields_are_the_ones_that_may_be_asked_for() {
-    let issuer = asked().issuer.fields(["look_id"]).unwrap();
-    assert_eq!(signed(&ask(&issuer, query("look_id=7")).await.2), json!({"look_id": "7"}));
-    assert_eq!(ask(&issuer, query("sku_id=7")).await.0, 400);
+async fn issuer_accepts_only_the_configured_fields() {
+    let issuer = recording_issuer().issuer.fields(["look_id"]).unwrap();
+    assert_eq!(signed(&request_token(&issuer, query("look_id=7")).await.2), json!({"look_id": "7"}));
+    assert_eq!(request_token(&issuer, query("sku_id=7")).await.0, 400);
     for bad in [&[][..], &["look_id", ""], &["look_id", "exp"]] {
-        assert_eq!(asked().issuer.fields(bad.iter().copied()).unwrap_err().setting(), "fields", "{bad:?}");
+        assert_eq!(recording_issuer().issuer.fields(bad.iter().copied()).unwrap_err().setting(), "fields", "{bad:?}");
     }
 }
 
 #[tokio::test]
-async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
+async fn issuer_signs_what_the_authorizer_returns() {
     async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
         match head.headers.get("cookie").map(|cookie| cookie.to_str().unwrap()) {
             None => Err(IssuerError::unauthorized()),
@@ -220,7 +220,7 @@ async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
     ] {
         let mut request = query("sku_id=x");
         cookie.map(|cookie| request.headers_mut().insert("cookie", cookie.parse().unwrap()));
-        let (status, response, answer) = ask(&issuer, request).await;
+        let (status, response, answer) = request_token(&issuer, request).await;
         assert_eq!(status, expected, "{answer}");
         assert_eq!(
             response.headers().get("retry-after").map(|value| value.to_str().unwrap()),
@@ -234,11 +234,11 @@ async fn issuer_the_authorizer_decides_and_what_it_answers_is_signed() {
         }
     }
     let open = JwtIssuer::danger_allow_all(signer()).clock(ManualClock::default());
-    assert_eq!(signed(&ask(&open, query("sku_id=x")).await.2), json!({"sku_id": "x"}));
+    assert_eq!(signed(&request_token(&open, query("sku_id=x")).await.2), json!({"sku_id": "x"}));
 }
 
 #[tokio::test]
-async fn issuer_tells_nobody_why_the_signer_failed() {
+async fn issuer_hides_the_reason_of_a_signing_failure() {
     type Make = fn() -> TokenError;
     for (error, expected, retry_after) in [
         ((|| TokenError::new("hush-hush")) as Make, 500, None),
@@ -247,8 +247,8 @@ async fn issuer_tells_nobody_why_the_signer_failed() {
         (|| TokenError::transient("hush-hush"), 503, None),
         (|| TokenError::transient("hush-hush").with_retry_after(secs(7)), 503, Some("7")),
     ] {
-        let issuer = JwtIssuer::danger_allow_all(Source::with(move |_, _| async move { Err(error()) }));
-        let (status, response, answer) = ask(&issuer, query("sku_id=x")).await;
+        let issuer = JwtIssuer::danger_allow_all(Source::from_fn(move |_, _| async move { Err(error()) }));
+        let (status, response, answer) = request_token(&issuer, query("sku_id=x")).await;
         assert_eq!(status, expected);
         assert_eq!(response.headers().get("retry-after").map(|value| value.to_str().unwrap()), retry_after);
         assert!(!answer.to_string().contains("hush"), "{answer}");
@@ -257,15 +257,15 @@ async fn issuer_tells_nobody_why_the_signer_failed() {
 }
 
 #[tokio::test]
-async fn issuer_answers_the_documented_requests_as_documented() {
-    // What Python's http.client sent to the documented component, and what that signed; see tests/fixtures/make.py.
+async fn issuer_matches_the_documented_component() {
+    // Recorded requests of Python's http.client to the documented component, and its responses. See tests/fixtures/make.py.
     let documented = |answer: &str| {
         let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         let mut claims = claims(answer["token"].as_str().unwrap());
-        claims["iat"] = json!(1_799_999_995); // ours is set back by 5 s
+        claims["iat"] = json!(1_799_999_995); // `JwtSigner` backdates by 5 s
         claims
     };
-    let origin = loopback::serve(asked().issuer).await;
+    let origin = loopback::serve(recording_issuer().issuer).await;
     for (request, answer) in [
         (&include_bytes!("../fixtures/client_get.http")[..], include_str!("../fixtures/backend_get.http")),
         (&include_bytes!("../fixtures/client_post.http")[..], include_str!("../fixtures/backend_post.http")),
@@ -279,15 +279,15 @@ async fn issuer_answers_the_documented_requests_as_documented() {
 }
 
 #[tokio::test]
-async fn issuer_mounts_in_axum() {
-    let app = axum::Router::new().route_service("/aiuta_jwt", asked().issuer);
+async fn issuer_is_an_axum_route_service() {
+    let app = axum::Router::new().route_service("/aiuta_jwt", recording_issuer().issuer);
     let answer = |request: Request<Full<Bytes>>| app.clone().oneshot(request.map(axum::body::Body::new));
     assert_eq!(answer(query("sku_id=x")).await.unwrap().status(), 200);
     assert_eq!(answer(json_post(r#"{"exp":1}"#)).await.unwrap().status(), 400);
 }
 
 #[tokio::test]
-async fn issuer_pyjwt_and_jwt_signer_accept_each_other() {
+async fn issuer_tokens_and_pyjwt_tokens_are_interchangeable() {
     let clock = ManualClock::default();
     // PyJWT verified these bytes when the fixtures were made.
     let params = AuthParams::new()
@@ -296,7 +296,7 @@ async fn issuer_pyjwt_and_jwt_signer_accept_each_other() {
         .with("product_id", 42)
         .with("hijab_protection", true);
     let made = signer().token(TokenRequest::new(params, clock.now())).await.unwrap();
-    assert_eq!(made.expose(), SIGNER.trim_end(), "run tests/fixtures/make.py once signer.jwt holds the left one");
+    assert_eq!(made.expose(), SIGNER.trim_end(), "put the left token into signer.jwt and run tests/fixtures/make.py");
 
     let aiuta = FakeAiuta::new().with_clock(clock);
     let mut request = post(SKU_IMAGES, r#"{"uploaded_image_id":"user_image-06f5948c","sku_ids":["dress-1","belt-7"]}"#);
@@ -305,7 +305,7 @@ async fn issuer_pyjwt_and_jwt_signer_accept_each_other() {
     assert_eq!(
         response.status(),
         400,
-        "the token was accepted, the image is unknown: {:?}",
+        "the image is unknown, so the token was accepted: {:?}",
         aiuta.requests()[0].refusal
     );
 }
@@ -333,7 +333,7 @@ async fn d5_issuer_takes_no_cache_for_a_forced_token() {
             for value in values {
                 request.headers_mut().append("cache-control", value.parse().unwrap());
             }
-            assert_eq!(ask(&issuer, request).await.0, 200);
+            assert_eq!(request_token(&issuer, request).await.0, 200);
             assert_eq!(source.requests().pop().unwrap().force_refresh(), forced, "{values:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Rule A2: which origins are trusted. Everything else leaves without a credential.
+//! Rule A2: which origins are trusted. Requests to all others are sent without a credential.
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -8,7 +8,8 @@ use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, ConfigError};
 
 use crate::support::*;
 
-/// Whether a request is given a credential. Both schemes have to say the same, and a request without one is untouched.
+/// Returns whether the layer adds a credential to a request. Asserts that both schemes agree, and that a request without a
+/// credential is untouched.
 async fn trusted(set: impl Fn(AiutaAuthBuilder) -> AiutaAuthBuilder, request: &Request<Full<Bytes>>) -> bool {
     let mut answers = Vec::new();
     for builder in [AiutaAuthLayer::builder().api_key("key"), jwt(Source::new())] {
@@ -34,7 +35,7 @@ fn with_hosts(mut request: Request<Full<Bytes>>, hosts: &[&[u8]]) -> Request<Ful
 }
 
 #[tokio::test]
-async fn a2_scheme_host_and_effective_port_have_to_be_the_default_origins() {
+async fn a2_scheme_host_and_effective_port_must_match_the_default_origin() {
     for (uri, expected) in [
         ("https://api.aiuta.com/v1/x", true),
         ("https://api.aiuta.com", true),
@@ -45,7 +46,7 @@ async fn a2_scheme_host_and_effective_port_have_to_be_the_default_origins() {
         ("https://api.aiuta.com:/v1/x", true),
         ("https://user:password@api.aiuta.com/v1/x", true),
         ("https://evil.example:443@api.aiuta.com/v1/x", true),
-        // Other ports, and none that can be read for certain.
+        // Other ports, and ports that clients may read differently.
         ("https://api.aiuta.com:80/v1/x", false),
         ("https://api.aiuta.com:8443/v1/x", false),
         ("https://api.aiuta.com:65979/v1/x", false),
@@ -90,7 +91,7 @@ async fn a2_scheme_host_and_effective_port_have_to_be_the_default_origins() {
 }
 
 #[tokio::test]
-async fn a2_origins_replace_the_default_and_each_is_trusted_as_a_whole() {
+async fn a2_configured_origins_replace_the_default() {
     let set = |builder: AiutaAuthBuilder| {
         builder.origins([
             "https://API.preprod.aiuta.com",
@@ -120,7 +121,7 @@ async fn a2_origins_replace_the_default_and_each_is_trusted_as_a_whole() {
         ("http://[::1]:3000/v1/x", false),
         ("https://[2001:db8::1]/v1/x", false),
         ("https://[2001:db8::2]:8443/v1/x", false),
-        // The same address in other words: compared as text, so not trusted.
+        // Another spelling of the same address. Hosts are compared as text, so it is not trusted.
         ("https://[2001:db8:0::1]:8443/v1/x", false),
     ] {
         assert_eq!(trusted(set, &get(uri)).await, expected, "{uri}");
@@ -128,7 +129,7 @@ async fn a2_origins_replace_the_default_and_each_is_trusted_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a2_host_headers_have_to_agree_with_the_uri() {
+async fn a2_host_header_must_match_the_uri() {
     for (hosts, expected) in [
         (&[b"api.aiuta.com".as_slice()][..], true),
         (&[b"API.aiuta.com:443"], true),
@@ -163,12 +164,12 @@ async fn a2_host_headers_have_to_agree_with_the_uri() {
             expected,
             "origin-form, {hosts:?}"
         );
-        assert!(!trusted(|builder| builder, &relative).await, "origin-form is not trusted unless told so, {hosts:?}");
+        assert!(!trusted(|builder| builder, &relative).await, "origin-form is not trusted by default, {hosts:?}");
     }
 }
 
 #[tokio::test]
-async fn a2_with_several_origins_uri_and_host_headers_have_to_name_the_same_one() {
+async fn a2_host_header_must_name_the_same_origin_as_the_uri() {
     let set = |builder: AiutaAuthBuilder| {
         builder
             .origins(["https://api.aiuta.com", "https://gateway.example", "http://localhost:3000"])
@@ -191,19 +192,23 @@ async fn a2_with_several_origins_uri_and_host_headers_have_to_name_the_same_one(
 }
 
 #[tokio::test]
-async fn a2_origin_form_is_trusted_only_when_told_so() {
+async fn a2_origin_form_is_trusted_only_if_configured() {
     for uri in ["/v1/x", "/", "/v1/x?url=https://evil.example"] {
         assert!(!trusted(|builder| builder, &get(uri)).await, "{uri}");
         assert!(!trusted(|builder| builder.trust_origin_form(false), &get(uri)).await, "{uri}");
         assert!(trusted(|builder| builder.trust_origin_form(true), &get(uri)).await, "{uri}");
     }
     let elsewhere = get("https://evil.example/v1/x");
-    assert!(!trusted(|builder| builder.trust_origin_form(true), &elsewhere).await, "only origin-form is meant");
+    assert!(
+        !trusted(|builder| builder.trust_origin_form(true), &elsewhere).await,
+        "the setting applies to origin-form only"
+    );
 }
 
 #[tokio::test]
-async fn a2_a_network_path_names_a_host_of_its_own() {
-    // RFC 3986 §4.2: joined to a base URL, `//evil.example/x` leads to evil.example; `url` reads a backslash as a slash.
+async fn a2_network_path_reference_is_never_trusted() {
+    // RFC 3986 §4.2: relative to a base URL, `//evil.example/x` names the host evil.example. The `url` crate reads a backslash
+    // as a slash.
     for uri in ["//evil.example/v1/x", "//api.aiuta.com/v1/x", "///evil.example/v1/x", "/\\evil.example/v1/x"] {
         assert!(!trusted(|builder| builder.trust_origin_form(true), &get(uri)).await, "{uri}");
     }
@@ -230,7 +235,7 @@ fn build(origin: &str, dangerous: bool) -> Result<AiutaAuthLayer, ConfigError> {
 }
 
 #[tokio::test]
-async fn a2_plaintext_is_for_loopback_hosts_unless_that_is_lifted() {
+async fn a2_plaintext_origin_must_be_loopback_unless_allowed() {
     for origin in [
         "http://localhost",
         "http://LOCALHOST:3000",
@@ -266,5 +271,5 @@ async fn a2_plaintext_is_for_loopback_hosts_unless_that_is_lifted() {
         assert!(trusted(set, &get(&format!("{origin}/v1/x"))).await, "{origin}");
     }
     let set = |builder: AiutaAuthBuilder| builder.danger_allow_plaintext_origins(true);
-    assert!(!trusted(set, &get("http://api.aiuta.com/v1/x")).await, "it trusts no origin by itself");
+    assert!(!trusted(set, &get("http://api.aiuta.com/v1/x")).await, "the setting does not add an origin");
 }

@@ -1,4 +1,4 @@
-//! Rules B1–B5: where params come from, what may be in them, and that they are the key.
+//! Rules B1–B5: where params come from, which values are valid, and that they are the cache key.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -17,60 +17,61 @@ use crate::support::*;
 
 const BODY: &str = r#"{"uploaded_image_id":"image-1","sku_ids":["dress-1","belt-7"],"hijab_protection":true}"#;
 
-/// What a request is answered, and the params its token was made for.
-async fn made_for(request: Request<Full<Bytes>>) -> Result<Value, AuthErrorKind> {
+/// Sends a request, and returns the params of its token or the error.
+async fn token_params(request: Request<Full<Bytes>>) -> Result<Value, AuthErrorKind> {
     let source = Source::new();
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
     match send(&service(&layer, &inner), request).await {
         Ok(_) => Ok(claims(inner.only().token())["params"].clone()),
         Err(error) => {
-            assert_eq!((source.calls(), inner.count()), (0, 0), "nothing is fetched or sent");
-            Err(kind(Err::<(), _>(error)))
+            assert_eq!((source.calls(), inner.count()), (0, 0), "no token is fetched and no request is sent");
+            Err(error_kind(Err::<(), _>(error)))
         }
     }
 }
 
-async fn of_body(body: impl Into<Bytes>) -> Result<Value, AuthErrorKind> {
-    made_for(post(SKU_IMAGES, body)).await
+/// Sends a try-on with this body, and returns the params of its token or the error.
+async fn params_of_body(body: impl Into<Bytes>) -> Result<Value, AuthErrorKind> {
+    token_params(post(SKU_IMAGES, body)).await
 }
 
 #[tokio::test]
-async fn b1_the_body_of_a_try_on_gives_the_signed_fields() {
+async fn b1_try_on_body_provides_the_signed_fields() {
     let expected = json!({"uploaded_image_id": "image-1", "sku_ids": ["dress-1", "belt-7"]});
-    assert_eq!(made_for(post(SKU_IMAGES, BODY)).await, Ok(expected.clone()));
-    assert_eq!(made_for(post(TRY_ON, BODY)).await, Ok(expected));
+    assert_eq!(token_params(post(SKU_IMAGES, BODY)).await, Ok(expected.clone()));
+    assert_eq!(token_params(post(TRY_ON, BODY)).await, Ok(expected));
 }
 
 #[tokio::test]
-async fn b1_values_keep_their_json_types_and_nulls_are_left_out() {
+async fn b1_values_keep_json_types_and_nulls_are_omitted() {
     let body = r#" {"sku_id": null, "product_id": -42, "sku_catalog_name": false, "sku_ids": [], "uploaded_image_id": "\u0061\"\n"} "#;
     let expected = json!({"product_id": -42, "sku_catalog_name": false, "sku_ids": [], "uploaded_image_id": "a\"\n"});
-    assert_eq!(of_body(body).await, Ok(expected));
-    assert_eq!(of_body(format!(r#"{{"product_id":{}}}"#, i64::MIN)).await, Ok(json!({"product_id": i64::MIN})));
+    assert_eq!(params_of_body(body).await, Ok(expected));
+    assert_eq!(params_of_body(format!(r#"{{"product_id":{}}}"#, i64::MIN)).await, Ok(json!({"product_id": i64::MIN})));
 }
 
 #[tokio::test]
-async fn b1_only_the_top_level_counts() {
+async fn b1_nested_fields_are_not_read() {
     let nested = r#"{"options":{"sku_id":"inner"},"uploaded_image_id":"image-1","list":[{"sku_id":"x"}]}"#;
-    assert_eq!(of_body(nested).await, Ok(json!({"uploaded_image_id": "image-1"})));
+    assert_eq!(params_of_body(nested).await, Ok(json!({"uploaded_image_id": "image-1"})));
 }
 
 #[tokio::test]
-async fn b1_params_in_the_extensions_win_and_the_body_is_not_parsed() {
+async fn b1_params_in_extensions_override_the_body() {
     let mut request = post(SKU_IMAGES, "no JSON at all");
     request.extensions_mut().insert(params("image-2"));
-    assert_eq!(made_for(request).await, Ok(json!({"sku_id": "dress-1", "uploaded_image_id": "image-2"})));
+    assert_eq!(token_params(request).await, Ok(json!({"sku_id": "dress-1", "uploaded_image_id": "image-2"})));
 }
 
 #[tokio::test]
-async fn b1_other_secured_requests_get_a_token_for_empty_params() {
+async fn b1_other_requests_with_a_jwt_get_empty_params() {
     let request = Request::delete("https://api.aiuta.com/v1/sku_items/7").body(Full::from(BODY)).unwrap();
-    assert_eq!(made_for(request).await, Ok(json!({})));
+    assert_eq!(token_params(request).await, Ok(json!({})));
 }
 
 #[tokio::test]
-async fn b1_the_signed_fields_can_be_chosen() {
+async fn b1_signed_fields_are_configurable() {
     let layer = jwt(Source::new()).signed_fields(["hijab_protection", "x"]).build().unwrap();
     let inner = Recorder::new();
     send(&service(&layer, &inner), post(SKU_IMAGES, BODY)).await.unwrap();
@@ -78,7 +79,7 @@ async fn b1_the_signed_fields_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn b2_the_inner_service_gets_the_very_same_bytes() {
+async fn b2_inner_service_receives_identical_bytes() {
     let spaced = " {\n \"uploaded_image_id\" : \"image-1\", \"sku_id\":\"\\u0061\", \"sku_id2\": 1.50 }\n";
     let layer = jwt(Source::new()).build().unwrap();
     for body in [BODY, spaced] {
@@ -89,7 +90,7 @@ async fn b2_the_inner_service_gets_the_very_same_bytes() {
 }
 
 #[tokio::test]
-async fn b2_a_body_in_many_frames_arrives_whole() {
+async fn b2_body_in_many_frames_arrives_complete() {
     let frames = BODY.as_bytes().chunks(7).map(Bytes::copy_from_slice).collect::<Vec<_>>();
     let (mut sender, body) = Channel::<Bytes, BoxError>::new(1);
     let layer = jwt(Source::new()).build().unwrap();
@@ -106,11 +107,11 @@ async fn b2_a_body_in_many_frames_arrives_whole() {
 }
 
 #[tokio::test]
-async fn b2_uploads_and_other_requests_stream_through() {
+async fn b2_bodies_that_are_not_read_are_streamed() {
     for (method, uri, extension) in [
         ("POST", "https://api.aiuta.com/digital-try-on/v1/uploaded_images", false),
         ("POST", "https://api.aiuta.com/studio/v1/uploaded_images", false),
-        // Params are known, and the size is not: no reason to read the body.
+        // The params are in the extensions and the size is unknown, so the body is not read.
         ("POST", SKU_IMAGES, true),
     ] {
         let (mut sender, body) = Channel::<Bytes, BoxError>::new(1);
@@ -132,7 +133,7 @@ async fn b2_uploads_and_other_requests_stream_through() {
         }
         let answer = tokio::spawn(tower::Layer::layer(&layer, inner).oneshot(request));
         sender.send_data(Bytes::from_static(b"first")).await.unwrap();
-        // The body has not ended, and its first frame is there already.
+        // The first frame arrives before the body has ended.
         assert_eq!(first_frame.await.unwrap(), "first");
         drop(sender);
         answer.await.unwrap().unwrap();
@@ -140,19 +141,19 @@ async fn b2_uploads_and_other_requests_stream_through() {
 }
 
 #[tokio::test]
-async fn b3_a_try_on_without_any_param_is_not_sent() {
+async fn b3_try_on_without_params_is_not_sent() {
     for body in ["{}", r#"{"hijab_protection":true}"#, r#"{"sku_id":null}"#, ""] {
-        assert_eq!(of_body(body).await, Err(AuthErrorKind::MissingParams), "{body}");
+        assert_eq!(params_of_body(body).await, Err(AuthErrorKind::MissingParams), "{body}");
     }
     for params in [AuthParams::new(), AuthParams::new().with_partition("customer-1")] {
         let mut request = post(TRY_ON, BODY);
         request.extensions_mut().insert(params);
-        assert_eq!(made_for(request).await, Err(AuthErrorKind::MissingParams));
+        assert_eq!(token_params(request).await, Err(AuthErrorKind::MissingParams));
     }
 }
 
 #[tokio::test]
-async fn b3_a_body_that_is_no_json_object_is_not_sent() {
+async fn b3_body_that_is_not_a_json_object_is_not_sent() {
     let not_utf8 = b"{\"uploaded_image_id\":\"image-1\",\"other\":\"\xff\"}".as_slice();
     let deep = format!(r#"{{"sku_id":"a","x":{}"#, "[".repeat(60_000));
     let bodies: Vec<Bytes> = vec![
@@ -165,26 +166,26 @@ async fn b3_a_body_that_is_no_json_object_is_not_sent() {
         deep.into(),
     ];
     for body in bodies {
-        assert_eq!(of_body(body.clone()).await, Err(AuthErrorKind::InvalidBody), "{body:.40?}");
+        assert_eq!(params_of_body(body.clone()).await, Err(AuthErrorKind::InvalidBody), "{body:.40?}");
     }
 }
 
 #[tokio::test]
-async fn b3_a_signed_field_that_occurs_twice_is_not_sent() {
+async fn b3_duplicate_signed_field_is_not_sent() {
     for body in [
         r#"{"sku_id":"a","sku_id":"a"}"#,
         r#"{"sku_id":"a","\u0073ku_id":"b"}"#,
         r#"{"sku_id":null,"sku_id":"b"}"#,
         r#"{"sku_id":"a","sku\u005Fid":null}"#,
     ] {
-        assert_eq!(of_body(body).await, Err(AuthErrorKind::InvalidBody), "{body}");
+        assert_eq!(params_of_body(body).await, Err(AuthErrorKind::InvalidBody), "{body}");
     }
-    // Another field may.
-    assert!(of_body(r#"{"sku_id":"a","x":1,"x":2}"#).await.is_ok());
+    // Other fields may occur twice.
+    assert!(params_of_body(r#"{"sku_id":"a","x":1,"x":2}"#).await.is_ok());
 }
 
 #[tokio::test]
-async fn b3_a_signed_field_that_is_no_plain_value_is_not_sent() {
+async fn b3_signed_field_of_unsupported_type_is_not_sent() {
     for value in [
         "1.5",
         "1.0",
@@ -199,12 +200,12 @@ async fn b3_a_signed_field_that_is_no_plain_value_is_not_sent() {
         r#"["a",["b"]]"#,
     ] {
         let body = format!(r#"{{"uploaded_image_id":"image-1","sku_id":{value}}}"#);
-        assert_eq!(of_body(body).await, Err(AuthErrorKind::InvalidBody), "{value}");
+        assert_eq!(params_of_body(body).await, Err(AuthErrorKind::InvalidBody), "{value}");
     }
 }
 
 #[tokio::test]
-async fn b3_a_body_over_the_limit_is_not_sent() {
+async fn b3_body_over_the_limit_is_not_sent() {
     let at = |limit: usize| async move {
         let layer = jwt(Source::new()).body_limit(limit).build().unwrap();
         let inner = Recorder::new();
@@ -213,21 +214,21 @@ async fn b3_a_body_over_the_limit_is_not_sent() {
     };
     assert_eq!(at(BODY.len()).await.0.unwrap(), 200);
     let (result, sent) = at(BODY.len() - 1).await;
-    assert_eq!((kind(result), sent), (AuthErrorKind::BodyTooLarge, 0));
+    assert_eq!((error_kind(result), sent), (AuthErrorKind::BodyTooLarge, 0));
 }
 
 #[tokio::test]
-async fn b3_an_endless_body_is_given_up_at_the_limit() {
+async fn b3_endless_body_fails_at_the_limit() {
     let endless = futures::stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b' '; 1000]))));
     let body = BoxBody::new(http_body_util::StreamBody::new(endless));
     let layer = jwt(Source::new()).build().unwrap();
     let service = tower::Layer::layer(&layer, Recorder::new());
     let result = service.oneshot(Request::post(SKU_IMAGES).body(body).unwrap()).await;
-    assert_eq!(kind(result), AuthErrorKind::BodyTooLarge);
+    assert_eq!(error_kind(result), AuthErrorKind::BodyTooLarge);
 }
 
 #[tokio::test]
-async fn b3_trailers_are_refused_where_they_would_be_lost() {
+async fn b3_trailers_are_rejected_if_the_body_is_buffered() {
     let with_trailers = |uri: &str, extensions: bool| {
         let trailers =
             std::future::ready(Some(Ok(HeaderMap::from_iter([(http::header::ETAG, "\"1\"".parse().unwrap())]))));
@@ -242,36 +243,36 @@ async fn b3_trailers_are_refused_where_they_would_be_lost() {
     let layer = jwt(Source::new()).build().unwrap();
     let inner = Recorder::new();
     let service = || tower::Layer::layer(&layer, inner.clone());
-    assert_eq!(kind(service().oneshot(with_trailers(SKU_IMAGES, false)).await), AuthErrorKind::InvalidBody);
+    assert_eq!(error_kind(service().oneshot(with_trailers(SKU_IMAGES, false)).await), AuthErrorKind::InvalidBody);
     assert_eq!(inner.count(), 0);
-    // As the error advises.
+    // The remedy in the error text.
     assert!(service().oneshot(with_trailers(SKU_IMAGES, true)).await.is_ok());
 }
 
 #[tokio::test]
-async fn b3_an_error_of_the_body_is_told_apart() {
-    let broken = futures::stream::iter([Ok(Frame::data(Bytes::from("{"))), Err("the disk is gone")]);
+async fn b3_body_error_is_the_cause_of_the_error() {
+    let broken = futures::stream::iter([Ok(Frame::data(Bytes::from("{"))), Err("disk error")]);
     let body = BoxBody::new(http_body_util::StreamBody::new(broken).map_err(BoxError::from));
     let layer = jwt(Source::new()).build().unwrap();
     let service = tower::Layer::layer(&layer, Recorder::new());
     let error = auth_error(service.oneshot(Request::post(SKU_IMAGES).body(body).unwrap()).await);
     assert_eq!(error.kind(), AuthErrorKind::InvalidBody);
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the disk is gone");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "disk error");
 }
 
-/// Which of these requests share a token: the number of the token of each.
+/// Sends a request for each of these params, and returns the numbers of their tokens. Equal numbers mean a shared token.
 async fn numbers(requests: impl IntoIterator<Item = AuthParams>) -> Vec<u64> {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     let inner = Recorder::new();
     for params in requests {
         send(&service(&layer, &inner), with_params(params)).await.unwrap();
     }
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
-async fn b4_the_key_is_the_whole_set_whatever_its_order() {
+async fn b4_key_is_the_full_set_of_params_in_any_order() {
     let p = AuthParams::new;
     let sets = [
         p().with("a", "x").with("b", "y"),
@@ -282,13 +283,13 @@ async fn b4_the_key_is_the_whole_set_whatever_its_order() {
         p().with("a", "xb").with("", "y"),
     ];
     assert_eq!(sets[0], sets[1]);
-    // Not by their hash alone.
+    // They differ by comparison, not only by hash.
     assert!(sets[3..].iter().all(|other| *other != sets[0]));
     assert_eq!(numbers(sets).await, [1, 1, 1, 2, 3, 4]);
 }
 
 #[tokio::test]
-async fn b4_values_of_different_types_differ() {
+async fn b4_values_of_different_types_have_different_keys() {
     let values: [ParamValue; 8] = [
         "1".into(),
         1.into(),
@@ -304,10 +305,10 @@ async fn b4_values_of_different_types_differ() {
 }
 
 #[tokio::test]
-async fn b4_the_extension_and_the_body_make_the_same_key() {
+async fn b4_params_from_extension_and_body_have_the_same_key() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
     let body = r#"{"sku_id":"dress-1","options":1.5,"uploaded_image_id":"image-1"}"#;
@@ -316,24 +317,24 @@ async fn b4_the_extension_and_the_body_make_the_same_key() {
 }
 
 #[tokio::test]
-async fn b4_params_over_four_kib_are_not_sent() {
+async fn b4_params_over_4_kib_are_not_sent() {
     let of_size = |size: usize| AuthParams::new().with("sku_id", "x".repeat(size - "sku_id".len()));
-    let send = |params| made_for(with_params(params));
+    let send = |params| token_params(with_params(params));
     assert!(send(of_size(4096)).await.is_ok());
     assert_eq!(send(of_size(4097)).await, Err(AuthErrorKind::InvalidBody));
     assert_eq!(send(of_size(4000).with_partition("p".repeat(97))).await, Err(AuthErrorKind::InvalidBody));
-    // What was replaced takes nothing any more.
+    // A replaced value or partition does not count.
     assert!(send(of_size(4096).with("sku_id", "y").with("uploaded_image_id", "x".repeat(4000))).await.is_ok());
     assert!(send(of_size(2000).with_partition("p".repeat(3000)).with_partition("q".repeat(2000))).await.is_ok());
-    let many_nothings = AuthParams::new().with("sku_ids", vec![String::new(); 2000]);
-    assert_eq!(send(many_nothings).await, Err(AuthErrorKind::InvalidBody));
+    let empty_strings = AuthParams::new().with("sku_ids", vec![String::new(); 2000]);
+    assert_eq!(send(empty_strings).await, Err(AuthErrorKind::InvalidBody));
 
     let tokens = jwt(Source::new()).build().unwrap().token_cache().unwrap().clone();
     assert_eq!(tokens.get(&of_size(4097)).await.unwrap_err().kind(), AuthErrorKind::InvalidBody);
 }
 
 #[tokio::test]
-async fn b4_a_token_over_eight_kib_is_not_sent() {
+async fn b4_token_over_8_kib_is_not_sent() {
     let claims = |filler: usize| token(&json!({"exp": 4_000_000_000_u64, "x": "x".repeat(filler)}));
     let of_size = move |size: usize| {
         tower_aiuta_auth::source_fn(move |_| async move {
@@ -348,7 +349,7 @@ async fn b4_a_token_over_eight_kib_is_not_sent() {
         let result = send(&service(&layer, &inner), try_on("image-1")).await;
         match expected {
             None => assert_eq!(inner.only().token().len(), size),
-            Some(expected) => assert_eq!((kind(result), inner.count()), (expected, 0)),
+            Some(expected) => assert_eq!((error_kind(result), inner.count()), (expected, 0)),
         }
     }
 }
@@ -357,7 +358,7 @@ async fn b4_a_token_over_eight_kib_is_not_sent() {
 async fn b5_partitions_never_share_a_token() {
     let clock = ManualClock::default();
     let source = Source::new();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     assert_ne!(params("image-1").with_partition("alice"), params("image-1").with_partition("bob"));
     let partitions = [None, Some("alice"), Some("bob"), Some(""), Some("alice")];
@@ -365,15 +366,15 @@ async fn b5_partitions_never_share_a_token() {
         let params = partition.into_iter().fold(params("image-1"), AuthParams::with_partition);
         send(&service(&layer, &inner), with_params(params)).await.unwrap();
     }
-    let numbers: Vec<_> = inner.tokens().iter().map(|token| number(token)).collect();
+    let numbers: Vec<_> = inner.tokens().iter().map(|token| token_number(token)).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 2]);
-    let asked: Vec<_> =
+    let partitions_seen: Vec<_> =
         source.requests().iter().map(|request| request.params().partition().map(str::to_owned)).collect();
-    assert_eq!(asked, [None, Some("alice".to_owned()), Some("bob".to_owned()), Some(String::new())]);
+    assert_eq!(partitions_seen, [None, Some("alice".to_owned()), Some("bob".to_owned()), Some(String::new())]);
 }
 
 #[test]
-fn b4_params_are_values_in_the_order_of_their_names() {
+fn b4_params_are_ordered_by_name() {
     let params = AuthParams::new().with("b", 2).with("a", "x").with("c", ["y", "z"]).with_partition("p");
     let names: Vec<_> = params.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["a", "b", "c"]);
@@ -386,18 +387,18 @@ fn b4_params_are_values_in_the_order_of_their_names() {
 }
 
 #[tokio::test]
-async fn b2_every_kind_of_body_can_be_put_back() {
+async fn b2_every_body_type_is_rebuilt_from_bytes() {
     async fn bytes<B: RequestBody>() -> Bytes
     where
         B::Error: std::fmt::Debug,
     {
-        let body = B::from_bytes(Bytes::from("the same"));
-        assert_eq!(body.size_hint().exact(), Some(8));
+        let body = B::from_bytes(Bytes::from("body"));
+        assert_eq!(body.size_hint().exact(), Some(4));
         body.collect().await.unwrap().to_bytes()
     }
-    assert_eq!(bytes::<Full<Bytes>>().await, "the same");
-    assert_eq!(bytes::<BoxBody<Bytes, std::io::Error>>().await, "the same");
-    assert_eq!(bytes::<UnsyncBoxBody<Bytes, BoxError>>().await, "the same");
-    assert_eq!(bytes::<Either<Full<Bytes>, Empty<Bytes>>>().await, "the same");
-    assert_eq!(bytes::<axum_core::body::Body>().await, "the same");
+    assert_eq!(bytes::<Full<Bytes>>().await, "body");
+    assert_eq!(bytes::<BoxBody<Bytes, std::io::Error>>().await, "body");
+    assert_eq!(bytes::<UnsyncBoxBody<Bytes, BoxError>>().await, "body");
+    assert_eq!(bytes::<Either<Full<Bytes>, Empty<Bytes>>>().await, "body");
+    assert_eq!(bytes::<axum_core::body::Body>().await, "body");
 }

@@ -1,4 +1,4 @@
-//! Rule A3: paths are compared however they are spelled, and sent as they came. No spelling of a try-on escapes the rules for it.
+//! Rule A3: paths are compared after normalization and sent unchanged. A try-on is recognized in every spelling.
 
 use http::Request;
 use http_body_util::Full;
@@ -12,7 +12,7 @@ fn layer() -> AiutaAuthLayer {
 
 const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
 
-/// Ways to write the path of a try-on; the first three as it should be.
+/// Spellings of the path of a try-on. The first three are normalized.
 const SPELLINGS: [&str; 37] = [
     "/v1/sku_try_on_operations",
     "/digital-try-on/v1/sku_images_operations",
@@ -36,51 +36,52 @@ const SPELLINGS: [&str; 37] = [
     "/v1/x/.%2e/sku_try_on_operations",
     "/v1/uploaded_images%2F..%2Fsku_try_on_operations",
     "/v1/uploaded_images%2f%2e%2e%2fsku_try_on_operations",
-    // A client that reads URLs as browsers do (reqwest, by the url crate) takes a backslash for a slash.
+    // Clients that follow the URL standard, such as reqwest, read a backslash as a slash.
     "/v1\\sku_try_on_operations",
     "/v1/x\\..\\sku_try_on_operations",
     "/v1/sku_try_on_operations\\",
     "/v1/uploaded_images%5C..%5Csku_try_on_operations",
-    // Readers differ: does `..` take away an empty segment, and is `%2F` a slash before or after dots are resolved? One is enough.
+    // Servers differ in whether `..` removes an empty segment, and whether `%2F` is decoded before or after dots are resolved.
+    // The path is a try-on if it is one in any of these normalizations.
     "/v1/sku_try_on_operations//..",
     "/v1/sku_try_on_operations/x%2Fy/..",
     "/v1/sku_try_on_operations/%2F%2e%2e",
     "/v1/sku_try_on_operations/x%5Cy/..",
     "/v1/sku_try_on_operations//../uploaded_images%2Fx/..",
-    // Read by one after the other: dots resolved with `%2F` as a part of a segment, or with `%2e` as no dot, and then decoded.
+    // Two servers in a row: the first resolves dots without decoding `%2F` or `%2e`, the second decodes them.
     "/v1/sku_try_on_operations%2f/x%2Fy/..",
     "/v1/sku_try_on_operations%2Fx%2F..%2F/y/..",
     "/v1/sku_try_on_operations/x/%2e%2e/../..%2f",
-    // And is a backslash a slash (the URL standard), or a part of a segment (RFC 3986)?
+    // A backslash is a slash in the URL standard, and part of a segment in RFC 3986.
     "/v1/sku_try_on_operations/x\\y/..",
     "/v1/sku_try_on_operations/x%5Cy%2f%2e.",
     "/v1/uploaded_images\\..\\..\\x/../sku_try_on_operations",
 ];
 
 #[tokio::test]
-async fn a3_no_spelling_of_a_try_on_escapes_its_rules_and_each_is_sent_as_it_came() {
+async fn a3_try_on_is_recognized_in_every_spelling_and_sent_unchanged() {
     for path in SPELLINGS {
         for query in ["", "?uploaded_image_id=image-1&sku_id=x"] {
             let uri = format!("https://api.aiuta.com{path}{query}");
             let (layer, inner) = (layer(), Recorder::new());
             let service = service(&layer, &inner);
-            assert_eq!(kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
-            assert_eq!(kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
-            let mut empty = post(&uri, "not read");
+            assert_eq!(error_kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
+            let mut empty = post(&uri, "not parsed");
             empty.extensions_mut().insert(AuthParams::new().with_partition("customer-1"));
-            assert_eq!(kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
             assert_eq!(inner.count(), 0, "{uri}");
 
             send(&service, post(&uri, BODY)).await.unwrap();
             let seen = inner.only();
-            assert_eq!(seen.uri.to_string(), uri, "byte for byte");
+            assert_eq!(seen.uri.to_string(), uri, "the URI is sent unchanged");
             assert_eq!(claims(seen.token())["params"], serde_json::json!({"uploaded_image_id": "image-1"}), "{uri}");
         }
     }
 }
 
 #[tokio::test]
-async fn a3_other_operations_are_known_by_any_spelling_and_sent_as_they_came() {
+async fn a3_other_operations_are_recognized_in_every_spelling_and_sent_unchanged() {
     for (method, path, credential) in [
         ("GET", "/v1//uploaded_images/%31/", "x-user-id"),
         ("GET", "/%761/./uploaded_images/x/../1", "x-user-id"),
@@ -105,9 +106,9 @@ async fn a3_other_operations_are_known_by_any_spelling_and_sent_as_they_came() {
         send(&service(&layer(), &inner), request).await.unwrap();
         let seen = inner.only();
         assert_eq!(seen.credentials(), [credential], "{method} {path}");
-        assert_eq!(seen.uri.to_string(), uri, "byte for byte");
+        assert_eq!(seen.uri.to_string(), uri, "the URI is sent unchanged");
         if credential == "authorization" {
-            assert_eq!(claims(seen.token())["params"], serde_json::json!({}), "{method} {path}: its body is not read");
+            assert_eq!(claims(seen.token())["params"], serde_json::json!({}), "{method} {path}: the body is not read");
         }
     }
 }

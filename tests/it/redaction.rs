@@ -1,4 +1,5 @@
-//! Rule A4: no secret, token, id or param's value shows in any `Debug`, `Display`, error, event, span or panic message of ours.
+//! Rule A4: no secret, token, id or param value appears in any `Debug`, `Display`, error, event, span or panic message of this
+//! crate.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -18,7 +19,7 @@ use tower_aiuta_auth::{
 use crate::support::captured_events::CapturedEvents;
 use crate::support::*;
 
-/// In every secret, id, partition and param's value of these tests; a string of base64url.
+/// Part of every secret, id, partition and param value in these tests. Valid base64url.
 const MARKER: &str = "S3cr3tS3cr3t";
 const NUMBER: i64 = 7_331_733_173_317_331;
 
@@ -38,7 +39,7 @@ fn marked_params() -> AuthParams {
         .with_partition(MARKER)
 }
 
-/// A token with the marker in each of its parts.
+/// Returns a token with the marker in each of its parts.
 fn marked_token() -> String {
     format!("eyJhbGciOiJIUzI1NiIsImtpZCI6IlMzY3IzdFMzY3IzdCJ9.{}.{MARKER}", token_payload())
 }
@@ -52,9 +53,9 @@ fn signer() -> JwtSigner {
 }
 
 fn assert_clean(text: &str) {
-    // The marker, the number, and both inside of a token's base64url.
+    // The marker, the number, and the start and the payload of a token.
     for hidden in [MARKER, "7331733173317331", "eyJ", &token_payload()[20..40]] {
-        assert!(!text.contains(hidden), "{hidden} shows in: {text}");
+        assert!(!text.contains(hidden), "{hidden} appears in: {text}");
     }
 }
 
@@ -65,13 +66,13 @@ fn assert_debug(value: &dyn Debug) {
     assert_clean(&block);
 }
 
-/// The response future of a request.
+/// Calls the service, and returns the response future.
 async fn called(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>) -> ResponseFuture<Recorder, Full<Bytes>> {
     let mut service = service(layer, &Recorder::new());
     ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(request)
 }
 
-/// An error, and all that stand behind it.
+/// Checks an error and all its causes.
 fn assert_error(error: &(dyn Error + 'static)) {
     assert_debug(&error);
     assert_clean(&error.to_string());
@@ -81,40 +82,40 @@ fn assert_error(error: &(dyn Error + 'static)) {
 }
 
 #[tokio::test]
-async fn a4_layers_services_and_builders_show_no_secret() {
+async fn a4_debug_of_layers_services_and_builders_shows_no_secret() {
     let builder = AiutaAuthLayer::builder;
     assert_debug(&builder().api_key(MARKER));
     assert_debug(&builder().jwt(MARKER, signer()));
     assert_debug(&builder().api_key(MARKER).jwt(MARKER, signer()).origins([format!("https://u:{MARKER}@x.example")]));
     assert_debug(&key());
-    assert_debug(&key().layer_over_nothing());
+    assert_debug(&key().layer_over_unit());
 
-    let by_signer = layer(signer());
-    let tokens = by_signer.token_cache().unwrap();
+    let signer_layer = layer(signer());
+    let tokens = signer_layer.token_cache().unwrap();
     let jwt = tokens.get(&marked_params()).await.unwrap();
     assert!(jwt.expose().starts_with("eyJ"));
-    assert_debug(&by_signer);
-    assert_debug(&by_signer.layer_over_nothing());
+    assert_debug(&signer_layer);
+    assert_debug(&signer_layer.layer_over_unit());
     assert_debug(tokens);
     assert_debug(&tokens.stats());
-    let response = called(&by_signer, with_params(marked_params())).await;
+    let response = called(&signer_layer, with_params(marked_params())).await;
     assert_debug(&response);
     response.await.unwrap();
 }
 
-/// A service whose own `Debug` shows nothing.
-trait OverNothing {
-    fn layer_over_nothing(&self) -> impl Debug;
+/// Wraps a service whose own `Debug` output is empty.
+trait OverUnit {
+    fn layer_over_unit(&self) -> impl Debug;
 }
 
-impl OverNothing for AiutaAuthLayer {
-    fn layer_over_nothing(&self) -> impl Debug {
+impl OverUnit for AiutaAuthLayer {
+    fn layer_over_unit(&self) -> impl Debug {
         tower::Layer::layer(self, ())
     }
 }
 
 #[tokio::test]
-async fn a4_tokens_params_and_sources_show_no_value() {
+async fn a4_debug_of_tokens_params_and_sources_shows_no_value() {
     assert_debug(&Jwt::parse(marked_token()).unwrap());
     assert_debug(&marked_params());
     for value in [MARKER.into(), NUMBER.into(), [MARKER].into(), ParamValue::from(true)] {
@@ -132,7 +133,7 @@ async fn a4_tokens_params_and_sources_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_errors_show_no_value_down_to_the_last_cause() {
+async fn a4_errors_and_their_causes_show_no_value() {
     let payload = token_payload();
     let header = "eyJhbGciOiJIUzI1NiJ9";
     for compact in [
@@ -154,11 +155,11 @@ async fn a4_errors_show_no_value_down_to_the_last_cause() {
         assert_error(&layer(source).token_cache().unwrap().get(&marked_params()).await.unwrap_err());
     }
 
-    let by_signer = layer(signer());
+    let signer_layer = layer(signer());
     let named_like_a_claim = marked_params().with("iss", MARKER);
-    assert_error(&by_signer.token_cache().unwrap().get(&named_like_a_claim).await.unwrap_err());
+    assert_error(&signer_layer.token_cache().unwrap().get(&named_like_a_claim).await.unwrap_err());
     let too_large = marked_params().with("sku_id", MARKER.repeat(1000));
-    assert_error(&by_signer.token_cache().unwrap().get(&too_large).await.unwrap_err());
+    assert_error(&signer_layer.token_cache().unwrap().get(&too_large).await.unwrap_err());
     for body in [
         MARKER.to_owned(),
         format!("\"{MARKER}\""),
@@ -170,7 +171,7 @@ async fn a4_errors_show_no_value_down_to_the_last_cause() {
         format!("{{\"sku_id\":{NUMBER}.5}}"),
         MARKER.repeat(10_000),
     ] {
-        assert_error(&auth_error(send(&service(&by_signer, &Recorder::new()), post(TRY_ON, body)).await));
+        assert_error(&auth_error(send(&service(&signer_layer, &Recorder::new()), post(TRY_ON, body)).await));
     }
 }
 
@@ -195,14 +196,14 @@ fn a4_config_errors_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_the_stand_in_for_tests_shows_no_secret() {
+async fn a4_debug_of_fake_aiuta_shows_no_secret() {
     let aiuta = FakeAiuta::new()
         .with_api_key(MARKER)
         .with_subscription(MARKER)
         .with_issuer(format!("issuer-{MARKER}"), format!("secret-{MARKER}"));
     assert_debug(&aiuta);
-    let by_signer = layer(signer());
-    let client = tower::Layer::layer(&by_signer, aiuta.clone());
+    let signer_layer = layer(signer());
+    let client = tower::Layer::layer(&signer_layer, aiuta.clone());
     client.clone().oneshot(with_params(marked_params())).await.unwrap();
     client.clone().oneshot(get(&format!("https://api.aiuta.com/v1/uploaded_images/1?{MARKER}"))).await.unwrap();
     for name in ["authorization", "x-api-key", "x-user-id"] {
@@ -222,20 +223,20 @@ async fn a4_the_stand_in_for_tests_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn a4_headers_are_sensitive_the_replays_too() {
-    let (refused, source) = (Refused::default(), Source::new());
-    let inner = Recorder::refusing(&refused);
-    let by_source = layer(source);
-    let sender = service(&by_source, &inner);
+async fn a4_credential_headers_are_sensitive_also_in_a_replay() {
+    let (rejected, source) = (RejectedTokens::default(), Source::new());
+    let inner = Recorder::rejecting(&rejected);
+    let source_layer = layer(source);
+    let sender = service(&source_layer, &inner);
     send(&sender, try_on("image-1")).await.unwrap();
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     send(&sender, try_on("image-1")).await.unwrap();
-    assert_eq!(inner.count(), 3, "one of them a replay");
+    assert_eq!(inner.count(), 3, "two requests and one replay");
 
     let others = Recorder::new();
-    send(&service(&by_source, &others), get("https://api.aiuta.com/v1/try_on_models")).await.unwrap();
+    send(&service(&source_layer, &others), get("https://api.aiuta.com/v1/try_on_models")).await.unwrap();
     send(&service(&key(), &others), try_on("image-1")).await.unwrap();
-    for seen in inner.seen().into_iter().chain(others.seen()) {
+    for seen in inner.requests().into_iter().chain(others.requests()) {
         let name = seen.credentials()[0];
         assert!(seen.headers[name].is_sensitive(), "{name}");
         assert_debug(&seen.headers);
@@ -245,18 +246,18 @@ async fn a4_headers_are_sensitive_the_replays_too() {
 #[tokio::test]
 async fn a4_events_and_spans_show_no_value() {
     let events = CapturedEvents::start();
-    let (clock, refused) = (ManualClock::default(), Refused::default());
-    // The second call, for a refresh, fails; the third panics.
-    let source = Source::with(|number, request| async move {
+    let (clock, rejected) = (ManualClock::default(), RejectedTokens::default());
+    // The second call is a refresh and fails. The third call panics.
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient(MARKER)),
             3 => panic!("{MARKER}"),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
-    let inner = Recorder::refusing(&refused);
-    let by_source = jwt(source).clock(clock.clone()).build().unwrap();
-    let (elsewhere, service) = (service(&by_source, &Recorder::new()), service(&by_source, &inner));
+    let inner = Recorder::rejecting(&rejected);
+    let source_layer = jwt(source).clock(clock.clone()).build().unwrap();
+    let (elsewhere, service) = (service(&source_layer, &Recorder::new()), service(&source_layer, &inner));
     let request = || with_params(marked_params());
     send(&service, request()).await.unwrap(); // a miss
     send(&service, request()).await.unwrap(); // a hit
@@ -266,7 +267,7 @@ async fn a4_events_and_spans_show_no_value() {
     let panicked = send(&service, request()).await.unwrap_err();
     assert_error(&*panicked);
     send(&service, request()).await.unwrap(); // a miss
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     send(&service, request()).await.unwrap(); // a replay
     let mut untrusted = post(&format!("https://u:{MARKER}@storage.example/{MARKER}?token={MARKER}"), MARKER);
     untrusted.headers_mut().insert("authorization", format!("Bearer {}", marked_token()).parse().unwrap());
@@ -281,10 +282,10 @@ async fn a4_events_and_spans_show_no_value() {
 }
 
 #[tokio::test]
-async fn a4_panics_of_ours_show_no_value() {
-    let by_signer = layer(signer());
+async fn a4_panic_messages_show_no_value() {
+    let signer_layer = layer(signer());
     for request in [post(TRY_ON, MARKER), with_params(marked_params().with("iss", MARKER))] {
-        let mut response = AssertUnwindSafe(called(&by_signer, request).await);
+        let mut response = AssertUnwindSafe(called(&signer_layer, request).await);
         (&mut response).await.unwrap_err();
         let panic = response.catch_unwind().await.expect_err("polled after it was ready");
         let message = *panic.downcast::<&str>().unwrap();

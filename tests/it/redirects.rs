@@ -1,9 +1,12 @@
-//! Rule A5: a redirect followed outside the layer takes no credential along, and coming back is authenticated afresh. Here in process, by each
-//! hop; in `redirects/` on the wire, by each way to write a `Location`, and what becomes of those that are followed beneath the layer.
+//! Rule A5: a redirect followed outside the layer takes no credential to another origin, and each request to Aiuta is
+//! authenticated again.
+//!
+//! The tests in this file check each hop in process. The submodules use real servers: every spelling of a `Location`, and redirects
+//! followed inside the layer.
 
 mod addresses;
-mod beneath;
 mod cases;
+mod inside;
 mod net;
 mod outside;
 
@@ -25,32 +28,32 @@ use crate::support::*;
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const AIUTA: &str = "https://api.aiuta.com";
 const IMAGE: &str = "https://api.aiuta.com/v1/uploaded_images/1";
-/// Another origin; on purpose with a path of Aiuta's.
+/// Another origin, with a path that Aiuta also has.
 const ELSEWHERE: &str = "https://storage.example/v1/sku_try_on_operations";
 
-/// The most careless policy: it follows everything, and keeps headers, extensions and body.
-fn careless() -> impl Policy<Full<Bytes>, BoxError> + Clone {
+/// A policy that follows everything and keeps headers, extensions and body.
+fn follow_all() -> impl Policy<Full<Bytes>, BoxError> + Clone {
     clone_body_fn(|body: &Full<Bytes>| Some(body.clone()))
 }
 
-/// tower-http's own, with the body kept: on the way to another origin it drops `authorization` and all extensions.
+/// The standard policy of tower-http, which drops `authorization` and all extensions at another origin. Keeps the body.
 fn standard() -> impl Policy<Full<Bytes>, BoxError> + Clone {
-    PolicyExt::and::<_, Full<Bytes>, BoxError>(careless(), Standard::default())
+    PolicyExt::and::<_, Full<Bytes>, BoxError>(follow_all(), Standard::default())
 }
 
-/// Sends `request` to a service that answers it, and each redirected one, with the next of `hops`, and then with 200; returns all
-/// requests that left the layer.
+/// Sends `request` to a service that responds with each of `hops` in turn, and then with 200. Returns all requests that the inner
+/// service received.
 async fn follow<P>(
     layer: &AiutaAuthLayer,
     policy: P,
     request: Request<Full<Bytes>>,
     hops: &[(u16, &'static str)],
-) -> (Vec<Seen>, Result<StatusCode, BoxError>)
+) -> (Vec<SentRequest>, Result<StatusCode, BoxError>)
 where
     P: Policy<Full<Bytes>, BoxError> + Clone,
 {
     let (hops, next) = (hops.to_vec(), AtomicUsize::new(0));
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let hop = hops.get(next.fetch_add(1, Ordering::SeqCst)).copied();
         async move {
             let response = match hop {
@@ -63,27 +66,27 @@ where
     let service =
         ServiceBuilder::new().layer(FollowRedirectLayer::with_policy(policy)).layer(layer).service(inner.clone());
     let result = service.oneshot(request).await.map(|response| response.status());
-    (inner.seen(), result)
+    (inner.requests(), result)
 }
 
-/// The same under both policies; every request has to have been sent.
+/// Calls [`follow`] with both policies. Asserts that every redirect was followed.
 async fn follow_by_both(
     layer: &AiutaAuthLayer,
     request: &Request<Full<Bytes>>,
     hops: &[(u16, &'static str)],
-) -> [Vec<Seen>; 2] {
-    let (by_careless, one) = follow(layer, careless(), request.clone(), hops).await;
+) -> [Vec<SentRequest>; 2] {
+    let (by_follow_all, one) = follow(layer, follow_all(), request.clone(), hops).await;
     let (by_standard, other) = follow(layer, standard(), request.clone(), hops).await;
     assert_eq!((one.unwrap(), other.unwrap()), (StatusCode::OK, StatusCode::OK));
-    assert_eq!((by_careless.len(), by_standard.len()), (hops.len() + 1, hops.len() + 1));
-    [by_careless, by_standard]
+    assert_eq!((by_follow_all.len(), by_standard.len()), (hops.len() + 1, hops.len() + 1));
+    [by_follow_all, by_standard]
 }
 
-fn credentials(seen: &[Seen]) -> Vec<Vec<&'static str>> {
-    seen.iter().map(Seen::credentials).collect()
+fn credentials(seen: &[SentRequest]) -> Vec<Vec<&'static str>> {
+    seen.iter().map(SentRequest::credentials).collect()
 }
 
-/// A request for each of the three credentials to Aiuta, which is at `origin`, with a layer that gives it; and the credential's name.
+/// Returns layers and requests for each of the three credentials, with the name of the credential. Aiuta is at `origin`.
 fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
     let here =
         |builder: AiutaAuthBuilder| builder.origins([origin]).danger_allow_plaintext_origins(true).build().unwrap();
@@ -101,7 +104,7 @@ fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'st
 }
 
 #[tokio::test]
-async fn a5_no_credential_goes_to_another_origin() {
+async fn a5_redirect_takes_no_credential_to_another_origin() {
     for (layer, request, name) in each_credential(AIUTA) {
         for status in [301, 302, 303, 307, 308] {
             for location in [
@@ -122,7 +125,7 @@ async fn a5_no_credential_goes_to_another_origin() {
 }
 
 #[tokio::test]
-async fn a5_coming_back_is_authenticated_afresh() {
+async fn a5_redirect_back_to_aiuta_is_authenticated_again() {
     for (layer, request, name) in each_credential(AIUTA) {
         let back = if *request.method() == Method::POST { SKU_IMAGES } else { IMAGE };
         for status in [307, 308] {
@@ -138,7 +141,7 @@ async fn a5_coming_back_is_authenticated_afresh() {
 }
 
 #[tokio::test]
-async fn a5_each_hop_gets_the_credential_that_it_needs() {
+async fn a5_each_hop_gets_the_credential_it_needs() {
     let layer = jwt(Source::new()).build().unwrap();
     let operation = "https://api.aiuta.com/v1/sku_try_on_operations/op-1";
     let hops = [(303, operation), (302, ELSEWHERE), (302, operation), (302, "/v1/sku_items")];
@@ -150,7 +153,7 @@ async fn a5_each_hop_gets_the_credential_that_it_needs() {
 }
 
 #[tokio::test]
-async fn a5_a_try_on_that_is_posted_again_gets_a_token_for_its_params() {
+async fn a5_redirected_try_on_gets_a_token_for_its_params() {
     let by_body = post(TRY_ON, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
     for request in [try_on("image-1"), by_body] {
         for status in [307, 308] {
@@ -170,18 +173,18 @@ async fn a5_a_try_on_that_is_posted_again_gets_a_token_for_its_params() {
 }
 
 #[tokio::test]
-async fn a5_a_try_on_that_lost_its_params_on_the_way_is_not_sent() {
-    // tower-http's own policy drops the extensions at another origin; this body has no params to put in their place.
+async fn a5_redirected_try_on_that_lost_its_params_is_not_sent() {
+    // The standard policy drops the extensions at another origin, and this body contains no params.
     let mut request = post(TRY_ON, "--form-data");
     request.extensions_mut().insert(params("image-1"));
     let layer = jwt(Source::new()).build().unwrap();
     let (seen, result) = follow(&layer, standard(), request, &[(307, ELSEWHERE), (307, TRY_ON)]).await;
     assert_eq!(credentials(&seen), [vec!["authorization"], vec![]]);
-    assert_eq!(kind(result), AuthErrorKind::InvalidBody);
+    assert_eq!(error_kind(result), AuthErrorKind::InvalidBody);
 }
 
 #[tokio::test]
-async fn a5_params_do_not_outlive_the_method_they_were_for() {
+async fn a5_redirect_that_changes_the_method_drops_the_params() {
     let mut request = try_on("image-1");
     request.extensions_mut().insert(Access::Jwt);
     let layer = jwt(Source::new()).build().unwrap();
@@ -194,7 +197,7 @@ async fn a5_params_do_not_outlive_the_method_they_were_for() {
 }
 
 #[tokio::test]
-async fn a5_a_downgrade_between_two_trusted_hosts_is_still_one() {
+async fn a5_scheme_change_between_trusted_hosts_gets_no_credential() {
     let layer = AiutaAuthLayer::builder()
         .api_key(KEY)
         .origins(["https://api.aiuta.com", "http://localhost:3000"])

@@ -1,4 +1,4 @@
-//! `RemoteTokenSource`: what it asks the integrator's backend, what it takes for an answer, and what it makes of trouble.
+//! `RemoteTokenSource`: its requests to a backend, the responses that it accepts, and its errors.
 
 use std::error::Error;
 
@@ -15,37 +15,37 @@ use tower_aiuta_auth::{
 use crate::support::*;
 
 const URL: &str = "https://shop.example/aiuta_jwt";
-/// What no error may show.
+/// A secret that no error may show.
 const SECRET: &str = "hush-hush";
 
 fn good_token() -> String {
     token(&serde_json::json!({"exp": 4_000_000_000_u64}))
 }
 
-fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn response(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
-/// A backend that answers everything alike.
+/// Returns a backend that responds to every request with `make`.
 fn backend(make: impl Fn() -> Response<Full<Bytes>> + Send + Sync + 'static) -> Recorder {
-    Recorder::with(move |_| {
+    Recorder::with_response(move |_| {
         let response = make();
         async move { Ok(response) }
     })
 }
 
-/// A try-on whose token comes from this source: Aiuta's answer, or the error. With an error nothing may have been sent.
+/// Sends a try-on with a token from this source. Returns the status, or the error, with which nothing may have been sent.
 async fn try_with(source: impl TokenSource) -> Result<StatusCode, AuthError> {
     let aiuta = Recorder::new();
     let layer = jwt(source).build().unwrap();
     let result = send(&service(&layer, &aiuta), try_on("image-1")).await;
     result.map_err(|error| {
-        assert_eq!(aiuta.count(), 0, "nothing is sent to Aiuta");
+        assert_eq!(aiuta.count(), 0, "no request is sent to Aiuta");
         auth_error(Err::<(), BoxError>(error))
     })
 }
 
-/// The error and its causes, as text.
+/// Returns the text of the error and its causes.
 fn chain(error: &dyn Error) -> String {
     let mut text = format!("{error}\n{error:?}");
     let mut next = error.source();
@@ -57,8 +57,8 @@ fn chain(error: &dyn Error) -> String {
 }
 
 #[tokio::test]
-async fn remote_asks_by_post_with_the_params_as_json() {
-    let backend = backend(|| answer(200, good_token()));
+async fn remote_post_sends_params_as_json() {
+    let backend = backend(|| response(200, good_token()));
     let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap();
     let issuer = issuer.header("X-Api-Token", SECRET).unwrap().partition_header("x-user").unwrap();
     let params = params("image-1").with("sku_ids", ["a", "b"]).with("product_id", 42).with_partition("customer 42");
@@ -75,7 +75,7 @@ async fn remote_asks_by_post_with_the_params_as_json() {
         assert!(seen.headers[name].is_sensitive(), "{name}");
     }
 
-    // After a 401 no cache on the way will do; and without a partition there is nobody to name.
+    // After a 401, caches must not answer. Without a partition, the partition header is absent.
     issuer.token(request.with_force_refresh()).await.unwrap();
     assert_eq!(backend.last().header("cache-control"), "no-cache");
     issuer.token(TokenRequest::new(AuthParams::new(), ManualClock::default().now())).await.unwrap();
@@ -83,7 +83,7 @@ async fn remote_asks_by_post_with_the_params_as_json() {
 }
 
 #[tokio::test]
-async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
+async fn remote_get_sends_params_in_the_query_like_the_sdks() {
     let params = AuthParams::new()
         .with("sku_ids", ["a&b", "c d"])
         .with("uploaded_image_id", "+ü%=~")
@@ -96,7 +96,7 @@ async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
         ("https://shop.example/jwt?", format!("https://shop.example/jwt?{query}")),
         ("https://shop.example:8443/jwt?key=%20x", format!("https://shop.example:8443/jwt?key=%20x&{query}")),
     ] {
-        let backend = backend(|| answer(200, good_token()));
+        let backend = backend(|| response(200, good_token()));
         let issuer = RemoteTokenSource::new(url, backend.clone()).unwrap().method(Method::GET);
         issuer.token(TokenRequest::new(params.clone(), ManualClock::default().now())).await.unwrap();
         let seen = backend.only();
@@ -106,7 +106,7 @@ async fn remote_get_puts_the_params_into_the_query_as_the_sdks_do() {
 }
 
 #[tokio::test]
-async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
+async fn remote_reads_a_token_from_any_2xx_and_content_type() {
     let token = good_token();
     for (status, content_type, body) in [
         (200, "application/json", format!(r#"{{"type":"jwt","token":"{token}"}}"#)),
@@ -118,7 +118,7 @@ async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
         (200, "text/plain", format!("{token}{}", " ".repeat(16 * 1024 - token.len()))),
     ] {
         let make = move || {
-            let mut response = answer(status, body.clone());
+            let mut response = response(status, body.clone());
             response.headers_mut().insert(CONTENT_TYPE, content_type.parse().unwrap());
             response
         };
@@ -129,7 +129,7 @@ async fn remote_takes_a_token_from_any_success_whatever_its_content_type() {
 }
 
 #[tokio::test]
-async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
+async fn remote_response_without_token_is_an_error_that_hides_the_body() {
     let token = good_token();
     let long = format!("{token}{}", " ".repeat(17 * 1024 - token.len()));
     let mut bytes = format!(r#"{{"token":"{token}"}}{SECRET}"#).into_bytes();
@@ -151,7 +151,7 @@ async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
         (format!("Error: {SECRET}").into(), "base64url"),
         (bytes.into(), "UTF-8"),
     ] {
-        let backend = backend(move || answer(200, body.clone()));
+        let backend = backend(move || response(200, body.clone()));
         let error = try_with(RemoteTokenSource::new(URL, backend).unwrap()).await.unwrap_err();
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::InvalidToken, false), "{hint}");
         let text = chain(&error);
@@ -160,7 +160,7 @@ async fn remote_an_answer_without_a_token_is_an_error_that_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn remote_the_status_says_whether_it_may_work_later() {
+async fn remote_status_decides_whether_the_error_is_transient() {
     for (status, transient, denied, hint) in [
         (401, false, true, "401"),
         (403, false, true, "403"),
@@ -179,7 +179,7 @@ async fn remote_the_status_says_whether_it_may_work_later() {
         (101, false, false, "101"),
     ] {
         let backend = backend(move || {
-            let mut response = answer(status, format!("{} {SECRET}", good_token()));
+            let mut response = response(status, format!("{} {SECRET}", good_token()));
             response.headers_mut().insert("location", format!("https://{SECRET}.example").parse().unwrap());
             response
         });
@@ -192,20 +192,20 @@ async fn remote_the_status_says_whether_it_may_work_later() {
 }
 
 #[tokio::test]
-async fn remote_retry_after_keeps_the_layer_away_for_that_partition() {
-    // The manual clock stands at 15 January 2027, 08:00.
+async fn remote_retry_after_pauses_the_partition() {
+    // The manual clock starts at 15 January 2027, 08:00 UTC.
     for (status, retry_after) in [(429, "30"), (503, "Fri, 15 Jan 2027 08:00:30 GMT"), (408, " 30 ")] {
-        let calm = std::sync::atomic::AtomicBool::new(false);
-        let backend = backend(move || match calm.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            true => answer(200, good_token()),
+        let has_failed = std::sync::atomic::AtomicBool::new(false);
+        let backend = backend(move || match has_failed.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            true => response(200, good_token()),
             false => {
-                let mut response = answer(status, "busy");
+                let mut response = response(status, "busy");
                 response.headers_mut().insert(RETRY_AFTER, retry_after.parse().unwrap());
                 response
             }
         });
         let clock = ManualClock::default();
-        let layer = jwt_at(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
+        let layer = jwt_with_clock(&clock, RemoteTokenSource::new(URL, backend.clone()).unwrap());
         let service = service(&layer, &Recorder::new());
         let ask = async |who: &str| send(&service, with_params(params("a").with_partition(who))).await;
         assert_eq!(auth_error(ask("alice").await).retry_after(), Some(secs(30)), "{retry_after}");
@@ -228,7 +228,7 @@ const BACKEND_NOW: u64 = NOW + 120;
 fn answering(status: u16, headers: &[(&'static str, &'static str)], body: String) -> RemoteTokenSource<Recorder> {
     let headers = headers.to_vec();
     let backend = backend(move || {
-        let mut response = answer(status, body.clone());
+        let mut response = response(status, body.clone());
         for (name, value) in &headers {
             response.headers_mut().append(*name, value.parse().unwrap());
         }
@@ -313,7 +313,7 @@ async fn g2_remote_measures_retry_after_from_the_date_of_the_response() {
 }
 
 #[tokio::test]
-async fn remote_a_connection_that_breaks_is_transient() {
+async fn remote_broken_connection_is_transient() {
     let half = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{{\"token\":\"{}", good_token());
     let gone = "HTTP/1.1 200 O".to_owned();
     for cut in [half, gone, String::new()] {
@@ -323,21 +323,21 @@ async fn remote_a_connection_that_breaks_is_transient() {
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, true));
         assert!(!chain(&error).contains(&good_token()[..40]) && !chain(&error).contains(SECRET), "{}", chain(&error));
     }
-    // Also when the service fails before it is asked.
+    // The service fails before it is called.
     let refused = tower::load_shed::LoadShed::new(tower::limit::ConcurrencyLimit::new(Recorder::new(), 0));
     let error = try_with(RemoteTokenSource::new(URL, refused).unwrap()).await.unwrap_err();
     assert!(error.is_transient() && chain(&error).contains("overloaded"), "{}", chain(&error));
 }
 
 #[tokio::test(start_paused = true)]
-async fn remote_a_backend_that_hangs_ends_with_the_fetch_timeout() {
-    let hangs = Recorder::with(|_| std::future::pending());
+async fn remote_hanging_backend_ends_at_the_fetch_timeout() {
+    let hangs = Recorder::with_response(|_| std::future::pending());
     let error = try_with(RemoteTokenSource::new(URL, hangs).unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
 }
 
 #[test]
-fn remote_settings_that_cannot_work_fail_at_once() {
+fn remote_invalid_settings_fail_in_the_constructor() {
     let new = |url: &str| RemoteTokenSource::new(url, Recorder::new());
     for (url, hint) in [
         ("", "not a URL"),
@@ -380,9 +380,9 @@ fn remote_settings_that_cannot_work_fail_at_once() {
 }
 
 #[tokio::test]
-async fn remote_a_partition_that_a_header_would_change_is_not_sent() {
+async fn remote_partition_that_is_not_a_plain_header_value_is_not_sent() {
     for partition in ["", " alice", "alice ", "ali\nce", "ali\tce", "älice", "alice\u{7f}"] {
-        let backend = backend(|| answer(200, good_token()));
+        let backend = backend(|| response(200, good_token()));
         let issuer = RemoteTokenSource::new(URL, backend.clone()).unwrap().partition_header("x-user").unwrap();
         let params = params("a").with_partition(partition);
         let error = issuer.token(TokenRequest::new(params, ManualClock::default().now())).await.unwrap_err();
@@ -399,7 +399,7 @@ fn remote_debug_shows_no_secret() {
     assert!(text.contains(URL) && text.contains("x-api-token") && !text.contains(SECRET), "{text}");
 }
 
-/// A whole try-on with the answers that Flask and PyJWT gave (`tests/fixtures/make.py`), byte for byte.
+/// Sends a try-on with the recorded responses of Flask and PyJWT (`tests/fixtures/make.py`).
 #[tokio::test]
 async fn remote_works_with_the_documented_component() {
     for (method, recorded) in [
@@ -409,12 +409,12 @@ async fn remote_works_with_the_documented_component() {
         let origin = loopback::answer_once(recorded.to_vec()).await;
         let issuer =
             RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap().method(method.clone());
-        assert_eq!(start_at_aiuta(issuer).await, 400, "{method}: the token was accepted, the image is unknown");
+        assert_eq!(start_status(issuer).await, 400, "{method}: the image is unknown, so the token was accepted");
     }
 }
 
 #[tokio::test]
-async fn remote_and_issuer_speak_with_each_other() {
+async fn remote_works_with_jwt_issuer() {
     let clock = ManualClock::default();
     let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET).unwrap();
     let issuer = JwtIssuer::new(signer, |head, params| async move {
@@ -425,12 +425,12 @@ async fn remote_and_issuer_speak_with_each_other() {
     for method in [Method::GET, Method::POST] {
         let source = RemoteTokenSource::new(format!("{origin}/aiuta_jwt"), loopback::client()).unwrap();
         let source = source.method(method.clone()).header("x-api-token", SECRET).unwrap();
-        assert_eq!(start_at_aiuta(source).await, 400, "{method}: the token was accepted, the image is unknown");
+        assert_eq!(start_status(source).await, 400, "{method}: the image is unknown, so the token was accepted");
     }
 }
 
-/// What a strict Aiuta says to a try-on for an image that it does not know: 400 with a good token, otherwise 401.
-async fn start_at_aiuta(source: impl TokenSource) -> StatusCode {
+/// Starts a try-on at `FakeAiuta` for an unknown image. The status is 400 if the token is accepted, otherwise 401.
+async fn start_status(source: impl TokenSource) -> StatusCode {
     let clock = ManualClock::default();
     let aiuta = FakeAiuta::new().with_clock(clock.clone());
     let layer = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), source).clock(clock).build().unwrap();

@@ -1,4 +1,4 @@
-//! `AiutaAuthMiddleware`: the rules, as a client made with reqwest-middleware keeps them on the wire.
+//! `AiutaAuthMiddleware`: the rules in a client built with reqwest-middleware.
 
 mod aiuta;
 mod clocks;
@@ -22,14 +22,14 @@ fn client(layer: &AiutaAuthLayer) -> ClientWithMiddleware {
     ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).build()
 }
 
-/// Loopback needs no proxy, whatever the environment says.
+/// Returns a client that ignores the proxy settings of the environment.
 fn reqwest() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 type Answer = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// A middleware that notes each request on its way, and may answer it.
+/// A middleware that records each request, and may respond to it.
 #[derive(Clone, Default)]
 struct Spy {
     requests: Arc<Mutex<Vec<Request>>>,
@@ -37,20 +37,20 @@ struct Spy {
 }
 
 impl Spy {
-    /// Answers everything itself.
-    fn answering(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+    /// Responds to every request itself.
+    fn responding(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
     }
 
-    /// Answers 200 to everything.
-    fn at_the_end() -> Self {
-        Self::answering(|_| http::Response::new("").into())
+    /// Responds to every request with 200.
+    fn responding_ok() -> Self {
+        Self::responding(|_| http::Response::new("").into())
     }
 
-    /// The only request so far.
+    /// Returns the only request so far.
     fn only(&self) -> Request {
         let mut requests = self.requests.lock().unwrap();
-        assert_eq!(requests.len(), 1, "requests that came by");
+        assert_eq!(requests.len(), 1, "recorded requests");
         requests.pop().unwrap()
     }
 
@@ -68,7 +68,7 @@ impl Middleware for Spy {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        self.requests.lock().unwrap().push(request.try_clone().expect("a stream can't be noted"));
+        self.requests.lock().unwrap().push(request.try_clone().expect("a request with a stream cannot be recorded"));
         match &self.answer {
             Some(answer) => Ok(answer(&request)),
             None => next.run(request, extensions).await,

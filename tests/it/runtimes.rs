@@ -1,4 +1,4 @@
-//! Rule C4: no runtime that is dropped or stands still makes anybody panic or hang, and no task outlives the cache.
+//! Rule C4: a runtime that is dropped or no longer driven makes no caller panic or hang, and no task outlives the cache.
 
 mod none;
 mod wake_ups;
@@ -16,22 +16,22 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A runtime whose clock jumps to the next timer when there is nothing else to do.
-fn hasty_runtime() -> Runtime {
+/// Returns a runtime whose paused time advances to the next timer when it is idle.
+fn paused_runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
 type Sending = BoxFuture<'static, Result<http::StatusCode, BoxError>>;
 
-/// A request that is under way on no runtime yet.
-fn sending(service: &AiutaAuth<Recorder>, image: &str) -> Sending {
+/// Returns a request that was not polled yet.
+fn unpolled_request(service: &AiutaAuth<Recorder>, image: &str) -> Sending {
     let (service, request) = (service.clone(), try_on(image));
     async move { send(&service, request).await }.boxed()
 }
 
-/// A request that began on `runtime` and has to wait; the task of its flight is at work.
-fn begun_on(runtime: &Runtime, service: &AiutaAuth<Recorder>, image: &str) -> Sending {
-    let mut request = sending(service, image);
+/// Starts a request on `runtime`, where the task of its fetch runs. The request waits.
+fn start_on(runtime: &Runtime, service: &AiutaAuth<Recorder>, image: &str) -> Sending {
+    let mut request = unpolled_request(service, image);
     runtime.block_on(async {
         assert!((&mut request).now_or_never().is_none());
         settle().await;
@@ -39,210 +39,211 @@ fn begun_on(runtime: &Runtime, service: &AiutaAuth<Recorder>, image: &str) -> Se
     request
 }
 
-type Getting = BoxFuture<'static, Result<Jwt, AuthError>>;
+type Get = BoxFuture<'static, Result<Jwt, AuthError>>;
 
-fn getting(tokens: &TokenCache, image: &str) -> Getting {
+fn get_token(tokens: &TokenCache, image: &str) -> Get {
     let (tokens, params) = (tokens.clone(), params(image));
     async move { tokens.get(&params).await }.boxed()
 }
 
-/// Polls once.
+/// Polls once, and returns the output if it is ready.
 fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
     future.now_or_never()
 }
 
 fn number_of(result: &Result<Jwt, AuthError>) -> u64 {
-    number(result.as_ref().unwrap().expose())
+    token_number(result.as_ref().unwrap().expose())
 }
 
-/// A source whose first `hanging` calls never end.
-fn hanging(hanging: usize) -> Source {
-    Source::with(move |call, request| async move {
+/// Returns a source whose first `count` calls never end.
+fn hanging(count: usize) -> Source {
+    Source::from_fn(move |call, request| async move {
         tokio::task::yield_now().await;
-        if call <= hanging {
+        if call <= count {
             std::future::pending::<()>().await;
         }
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     })
 }
 
 #[tokio::test]
 async fn c4_no_task_outlives_the_last_handle() {
-    let held = Arc::new(());
+    let alive = Arc::new(());
     let source = {
-        let held = Arc::clone(&held);
-        Source::with(move |_, _| {
-            let held = Arc::clone(&held);
+        let alive = Arc::clone(&alive);
+        Source::from_fn(move |_, _| {
+            let alive = Arc::clone(&alive);
             async move {
-                let _held = held;
+                let _held = alive;
                 std::future::pending().await
             }
         })
     };
     let layer = jwt(source).build().unwrap();
     let service = service(&layer, &Recorder::new());
-    let callers: Vec<_> = (0..20).map(|key| tokio::spawn(sending(&service, &format!("image-{}", key % 5)))).collect();
+    let callers: Vec<_> =
+        (0..20).map(|key| tokio::spawn(unpolled_request(&service, &format!("image-{}", key % 5)))).collect();
     settle().await;
     let tasks = || Handle::current().metrics().num_alive_tasks();
-    assert_eq!(tasks(), 25, "twenty callers and five flights");
+    assert_eq!(tasks(), 25, "twenty callers and five fetches");
     callers.iter().for_each(tokio::task::JoinHandle::abort);
     settle().await;
-    assert_eq!(tasks(), 5, "the flights go on");
+    assert_eq!(tasks(), 5, "the fetches continue");
     let tokens = layer.token_cache().unwrap().clone();
     drop((layer, service));
     settle().await;
-    assert_eq!(tasks(), 5, "there is a handle left");
+    assert_eq!(tasks(), 5, "one handle is left");
     drop(tokens);
     settle().await;
-    assert_eq!((tasks(), Arc::strong_count(&held)), (0, 1));
+    assert_eq!((tasks(), Arc::strong_count(&alive)), (0, 1));
 }
 
 #[test]
-fn c4_a_flight_whose_runtime_is_dropped_is_restarted_once_in_silence() {
+fn c4_fetch_of_a_dropped_runtime_is_restarted_once() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
-    let (gone, runtime) = (runtime(), runtime());
-    let first = begun_on(&gone, &service, "image-1");
+    let (dropped_runtime, runtime) = (runtime(), runtime());
+    let first = start_on(&dropped_runtime, &service, "image-1");
     runtime.block_on(async {
-        let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(sending(&service, "image-1"))).collect();
+        let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(unpolled_request(&service, "image-1"))).collect();
         settle().await;
         assert_eq!(source.calls(), 1);
-        std::thread::spawn(|| drop(gone)).join().unwrap();
+        std::thread::spawn(|| drop(dropped_runtime)).join().unwrap();
         for caller in waiting {
             assert_eq!(caller.await.unwrap().unwrap(), 200);
         }
-        assert_eq!(first.await.unwrap(), 200, "moved here from the runtime that is gone");
+        assert_eq!(first.await.unwrap(), 200, "the request moves from the dropped runtime");
     });
     assert_eq!((source.calls(), inner.count()), (2, 21));
     assert_eq!(layer.token_cache().unwrap().stats().failures, 0);
 }
 
 #[test]
-fn c4_a_request_moves_from_a_dropped_runtime_to_none() {
+fn c4_request_moves_from_a_dropped_runtime_to_no_runtime() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
-    let gone = runtime();
-    let request = begun_on(&gone, &service, "image-1");
-    drop(gone);
+    let dropped_runtime = runtime();
+    let request = start_on(&dropped_runtime, &service, "image-1");
+    drop(dropped_runtime);
     assert_eq!(executor::block_on(request).unwrap(), 200);
     assert_eq!(source.calls(), 2);
 }
 
 #[test]
-fn c4_a_request_that_moves_takes_its_deadline_along() {
+fn c4_request_keeps_its_deadline_on_another_runtime() {
     for dropped in [false, true] {
         let service = service(&jwt(hanging(2)).build().unwrap(), &Recorder::new());
         let first = runtime();
-        let request = begun_on(&first, &service, "image-1");
+        let request = start_on(&first, &service, "image-1");
         let first = (!dropped).then_some(first);
-        let moved = hasty_runtime().block_on(async { tokio::time::timeout(secs(100), request).await });
-        assert_eq!(kind(moved.expect("it has no deadline any more")), AuthErrorKind::FetchTimeout);
+        let moved = paused_runtime().block_on(async { tokio::time::timeout(secs(100), request).await });
+        assert_eq!(error_kind(moved.expect("the request lost its deadline")), AuthErrorKind::FetchTimeout);
         drop(first);
     }
 }
 
 #[test]
-fn c4_a_request_whose_runtimes_are_dropped_twice_fails() {
+fn c4_request_fails_after_two_dropped_runtimes() {
     let layer = jwt(hanging(2)).build().unwrap();
     let service = service(&layer, &Recorder::new());
     let (first, second) = (runtime(), runtime());
-    let mut request = begun_on(&first, &service, "image-1");
+    let mut request = start_on(&first, &service, "image-1");
     drop(first);
     second.block_on(async { assert!((&mut request).now_or_never().is_none()) });
     drop(second);
     let error = auth_error(executor::block_on(request));
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, true));
-    assert_eq!(executor::block_on(sending(&service, "image-1")).unwrap(), 200);
+    assert_eq!(executor::block_on(unpolled_request(&service, "image-1")).unwrap(), 200);
 }
 
 #[test]
-fn c4_a_runtime_that_nobody_drives_holds_up_nobody_for_longer_than_their_own_deadline() {
+fn c4_idle_runtime_delays_waiters_at_most_until_their_deadline() {
     let (source, inner) = (hanging(1), Recorder::new());
     let layer = jwt(source.clone()).build().unwrap();
     let service = service(&layer, &inner);
     let idle = runtime();
-    let mut first = begun_on(&idle, &service, "image-1");
-    hasty_runtime().block_on(async {
-        let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(sending(&service, "image-1"))).collect();
+    let mut first = start_on(&idle, &service, "image-1");
+    paused_runtime().block_on(async {
+        let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(unpolled_request(&service, "image-1"))).collect();
         for caller in waiting {
-            assert_eq!(kind(caller.await.unwrap()), AuthErrorKind::FetchTimeout);
+            assert_eq!(error_kind(caller.await.unwrap()), AuthErrorKind::FetchTimeout);
         }
         assert_eq!(source.calls(), 1);
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     });
     assert_eq!((source.calls(), inner.count()), (2, 1));
-    let result = (&mut first).now_or_never().expect("its flight is over");
-    assert_eq!(kind(result), AuthErrorKind::FetchTimeout);
+    let result = (&mut first).now_or_never().expect("the fetch has ended");
+    assert_eq!(error_kind(result), AuthErrorKind::FetchTimeout);
     idle.block_on(settle());
     assert_eq!(idle.metrics().num_alive_tasks(), 0);
 }
 
 #[test]
-fn c4_on_arrival_a_late_flight_of_a_runtime_that_nobody_drives_is_replaced() {
+fn c4_timed_out_fetch_of_an_idle_runtime_is_replaced_by_the_next_caller() {
     let (clock, source, inner) = (ManualClock::default(), hanging(1), Recorder::new());
-    let service = service(&jwt_at(&clock, source.clone()), &inner);
+    let service = service(&jwt_with_clock(&clock, source.clone()), &inner);
     let idle = runtime();
-    let mut first = begun_on(&idle, &service, "image-1");
+    let mut first = start_on(&idle, &service, "image-1");
     clock.advance(secs(11));
-    assert_eq!(runtime().block_on(sending(&service, "image-1")).unwrap(), 200);
-    assert_eq!(kind((&mut first).now_or_never().unwrap()), AuthErrorKind::FetchTimeout);
+    assert_eq!(runtime().block_on(unpolled_request(&service, "image-1")).unwrap(), 200);
+    assert_eq!(error_kind((&mut first).now_or_never().unwrap()), AuthErrorKind::FetchTimeout);
     assert_eq!(source.calls(), 2);
 }
 
 #[test]
-fn c4_without_a_runtime_a_request_goes_on_with_the_flight_of_one_that_nobody_drives() {
+fn c4_caller_without_runtime_drives_the_fetch_of_an_idle_runtime() {
     let gate = Gate::closed();
-    let (source, inner) = (Source::behind(&gate), Recorder::new());
+    let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
     let idle = runtime();
-    let first = begun_on(&idle, &service, "image-1");
+    let first = start_on(&idle, &service, "image-1");
     gate.open(1);
-    assert_eq!(executor::block_on(sending(&service, "image-1")).unwrap(), 200);
+    assert_eq!(executor::block_on(unpolled_request(&service, "image-1")).unwrap(), 200);
     assert_eq!(executor::block_on(first).unwrap(), 200);
     assert_eq!(source.calls(), 1);
 }
 
 #[test]
-fn c4_a_request_without_a_runtime_does_not_take_a_flight_out_of_its_own() {
+fn c4_caller_without_runtime_polls_the_source_in_the_runtime_of_the_fetch() {
     let gate = Gate::closed();
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
-                tokio::time::sleep(secs(1)).await; // panics outside of a runtime
-                Ok(numbered(call, &request, secs(60)))
+                tokio::time::sleep(secs(1)).await; // panics outside a runtime
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
     let service = service(&jwt(source.clone()).build().unwrap(), &Recorder::new());
-    let home = hasty_runtime();
-    let first = begun_on(&home, &service, "image-1");
-    let mut stranger = sending(&service, "image-1");
+    let runtime_of_fetch = paused_runtime();
+    let first = start_on(&runtime_of_fetch, &service, "image-1");
+    let mut other = unpolled_request(&service, "image-1");
     gate.open(1);
-    assert!((&mut stranger).now_or_never().is_none());
-    assert_eq!(home.block_on(first).unwrap(), 200);
-    assert_eq!(executor::block_on(stranger).unwrap(), 200);
+    assert!((&mut other).now_or_never().is_none());
+    assert_eq!(runtime_of_fetch.block_on(first).unwrap(), 200);
+    assert_eq!(executor::block_on(other).unwrap(), 200);
     assert_eq!(source.calls(), 1);
 }
 
 #[test]
-fn c4_the_handle_of_a_dropped_runtime_makes_no_call_panic() {
+fn c4_handle_of_a_dropped_runtime_makes_no_call_panic() {
     for multi_thread in [false, true] {
         let mut builder = if multi_thread { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-        let gone = builder.enable_all().build().unwrap();
-        let handle = gone.handle().clone();
+        let dropped_runtime = builder.enable_all().build().unwrap();
+        let handle = dropped_runtime.handle().clone();
         let layer = jwt(hanging(0)).build().unwrap();
         let service = service(&layer, &Recorder::new());
-        let request = begun_on(&gone, &jwt_service(), "image-1");
-        drop(gone);
-        let error = auth_error(handle.block_on(sending(&service, "image-1")));
-        assert!(error.is_transient(), "cut off, not broken");
+        let request = start_on(&dropped_runtime, &jwt_service(), "image-1");
+        drop(dropped_runtime);
+        let error = auth_error(handle.block_on(unpolled_request(&service, "image-1")));
+        assert!(error.is_transient(), "the fetch was cancelled");
         let _ = handle.block_on(request);
-        assert_eq!(runtime().block_on(sending(&service, "image-1")).unwrap(), 200);
+        assert_eq!(runtime().block_on(unpolled_request(&service, "image-1")).unwrap(), 200);
     }
 }
 
@@ -251,9 +252,9 @@ fn jwt_service() -> AiutaAuth<Recorder> {
 }
 
 #[test]
-fn c4_runtimes_and_threads_share_one_flight() {
+fn c4_runtimes_and_threads_share_one_fetch() {
     let gate = Gate::closed();
-    let (source, inner) = (Source::behind(&gate), Recorder::new());
+    let (source, inner) = (Source::gated(&gate), Recorder::new());
     let service = service(&jwt(source.clone()).build().unwrap(), &inner);
     let multi_thread = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (at_once, joined) = (Barrier::new(6), Barrier::new(7));
@@ -262,7 +263,7 @@ fn c4_runtimes_and_threads_share_one_flight() {
             let (service, multi_thread) = (&service, &multi_thread);
             let (at_once, joined) = (&at_once, &joined);
             scope.spawn(move || {
-                let mut request = sending(service, "image-1");
+                let mut request = unpolled_request(service, "image-1");
                 at_once.wait();
                 let own = runtime();
                 match thread % 3 {

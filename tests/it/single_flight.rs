@@ -1,4 +1,4 @@
-//! Rules C1, C2, C3, C5 and C6 on a runtime: one fetch for all who need a token, and nothing that waits stands in another's way.
+//! Rules C1, C2, C3, C5 and C6 on a tokio runtime: callers share one fetch, and a waiting caller does not block others.
 
 mod bounds;
 mod waiting;
@@ -12,7 +12,7 @@ use crate::support::*;
 
 type Caller = JoinHandle<Result<http::StatusCode, BoxError>>;
 
-/// A request that is under way once this returns.
+/// Spawns a request, and returns once it waits or has ended.
 async fn caller(service: &AiutaAuth<Recorder>, image: &str) -> Caller {
     let (service, request) = (service.clone(), try_on(image));
     let caller = tokio::spawn(async move { send(&service, request).await });
@@ -28,34 +28,35 @@ async fn callers(service: &AiutaAuth<Recorder>, image: &str, number: usize) -> V
     callers
 }
 
-/// A source whose first call waits for the first gate, and so on; calls past the last gate do not wait.
-fn stepwise(gates: &[Gate]) -> Source {
+/// Returns a source whose n-th call waits for the n-th gate. Calls after the last gate do not wait.
+fn source_with_gates(gates: &[Gate]) -> Source {
     let gates = gates.to_vec();
-    Source::with(move |call, request| {
+    Source::from_fn(move |call, request| {
         let gate = gates.get(call - 1).cloned();
         async move {
             if let Some(gate) = gate {
                 gate.pass().await;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     })
 }
 
-fn opened() -> Gate {
+fn open_gate() -> Gate {
     let gate = Gate::closed();
     gate.open(1);
     gate
 }
 
+/// Returns the number of the token of each request.
 fn numbers(inner: &Recorder) -> Vec<u64> {
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
-async fn c1_twenty_callers_share_one_flight_and_its_token() {
+async fn c1_twenty_callers_share_one_fetch_and_its_token() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
     let callers = callers(&service(&layer, &inner), "image-1", 20).await;
@@ -74,11 +75,15 @@ async fn c1_twenty_callers_share_one_error() {
     let gate = Gate::closed();
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 gate.pass().await;
-                if call == 1 { Err(TokenError::denied("not yours")) } else { Ok(numbered(call, &request, secs(60))) }
+                if call == 1 {
+                    Err(TokenError::denied("not yours"))
+                } else {
+                    Ok(numbered_token(call, &request, secs(60)))
+                }
             }
         })
     };
@@ -94,14 +99,14 @@ async fn c1_twenty_callers_share_one_error() {
         assert!(cause.is_denied());
     }
     assert_eq!((source.calls(), inner.count()), (1, 0));
-    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "an error is not kept");
+    assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "an error is not cached");
     assert_eq!(source.calls(), 2);
 }
 
 #[tokio::test]
-async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
+async fn c1_different_params_and_partitions_have_separate_fetches() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     let keys = [params("image-1"), params("image-2"), params("image-1").with_partition("tenant-1")];
@@ -124,38 +129,38 @@ async fn c1_other_params_and_other_partitions_have_flights_of_their_own() {
 }
 
 #[tokio::test]
-async fn c1_after_invalidate_a_newcomer_starts_another_flight_and_the_first_is_not_kept() {
+async fn c1_caller_after_invalidate_starts_another_fetch() {
     let gates = [Gate::closed(), Gate::closed()];
-    let source = stepwise(&gates);
+    let source = source_with_gates(&gates);
     let layer = jwt(source.clone()).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
 
     let first = caller(&service, "image-1").await;
     assert!(tokens.invalidate(&params("image-1")));
-    assert!(!tokens.invalidate(&params("image-1")), "nothing is left to forget");
-    let newcomers = callers(&service, "image-1", 2).await;
+    assert!(!tokens.invalidate(&params("image-1")), "nothing is cached or fetched any more");
+    let later_callers = callers(&service, "image-1", 2).await;
     assert_eq!(source.calls(), 2);
 
     gates[0].open(1);
     first.await.unwrap().unwrap();
-    assert_eq!(tokens.stats().entries, 0, "the cache does not take the first flight's token");
-    let latecomer = caller(&service, "image-1").await;
+    assert_eq!(tokens.stats().entries, 0, "the result of a detached fetch is not cached");
+    let last_caller = caller(&service, "image-1").await;
     gates[1].open(1);
-    for newcomer in newcomers.into_iter().chain([latecomer]) {
-        newcomer.await.unwrap().unwrap();
+    for caller in later_callers.into_iter().chain([last_caller]) {
+        caller.await.unwrap().unwrap();
     }
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(numbers(&inner), [1, 2, 2, 2, 2]);
 }
 
 #[tokio::test]
-async fn c1_after_clear_a_late_result_replaces_nothing() {
+async fn c1_result_of_a_cleared_fetch_is_not_cached() {
     let late = |fails: bool| async move {
         let gate = Gate::closed();
         let source = {
             let gate = gate.clone();
-            Source::with(move |call, request| {
+            Source::from_fn(move |call, request| {
                 let gate = gate.clone();
                 async move {
                     if call == 1 {
@@ -164,7 +169,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
                             return Err(TokenError::new("too late"));
                         }
                     }
-                    Ok(numbered(call, &request, secs(60)))
+                    Ok(numbered_token(call, &request, secs(60)))
                 }
             })
         };
@@ -175,7 +180,7 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
         tokens.clear();
         send(&service, try_on("image-1")).await.unwrap();
         gate.open(1);
-        assert_eq!(first.await.unwrap().is_err(), fails, "who awaits a flight gets its result");
+        assert_eq!(first.await.unwrap().is_err(), fails, "a waiter gets the result of its detached fetch");
         send(&service, try_on("image-1")).await.unwrap();
         assert_eq!((source.calls(), tokens.stats().entries), (2, 1));
         assert_eq!(numbers(&inner).last(), Some(&2));
@@ -185,75 +190,76 @@ async fn c1_after_clear_a_late_result_replaces_nothing() {
 }
 
 #[tokio::test]
-async fn c1_a_401_detaches_the_refresh_that_began_before_it() {
-    let gates = [opened(), Gate::closed()];
-    let (clock, refused) = (ManualClock::default(), Refused::default());
-    let source = stepwise(&gates);
-    let (layer, inner) = (jwt_at(&clock, source.clone()), Recorder::refusing(&refused));
+async fn c1_rejection_detaches_the_running_refresh() {
+    let gates = [open_gate(), Gate::closed()];
+    let (clock, rejected) = (ManualClock::default(), RejectedTokens::default());
+    let source = source_with_gates(&gates);
+    let (layer, inner) = (jwt_with_clock(&clock, source.clone()), Recorder::rejecting(&rejected));
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
     clock.advance(secs(50));
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(source.calls(), 2, "a refresh is under way");
+    assert_eq!(source.calls(), 2, "a refresh is running");
 
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     assert_eq!((source.calls(), numbers(&inner)), (3, vec![1, 1, 1, 3]));
     gates[1].open(1);
     settle().await;
     send(&service, try_on("image-1")).await.unwrap();
-    assert_eq!(number(inner.last().token()), 3, "the refresh brings nothing back");
+    assert_eq!(token_number(inner.last().token()), 3, "the result of the detached refresh is not cached");
 }
 
 #[tokio::test]
-async fn c1_a_detached_flight_ends_when_nobody_awaits_it() {
-    let held = Arc::new(());
+async fn c1_detached_fetch_without_waiters_is_cancelled() {
+    let alive = Arc::new(());
     let source = {
-        let held = Arc::clone(&held);
-        Source::with(move |_, _| {
-            let held = Arc::clone(&held);
+        let alive = Arc::clone(&alive);
+        Source::from_fn(move |_, _| {
+            let alive = Arc::clone(&alive);
             async move {
-                let _held = held;
+                let _held = alive;
                 std::future::pending().await
             }
         })
     };
     let layer = jwt(source).build().unwrap();
     let service = service(&layer, &Recorder::new());
-    let idle = Arc::strong_count(&held);
+    let idle = Arc::strong_count(&alive);
     let callers = callers(&service, "image-1", 2).await;
     layer.token_cache().unwrap().invalidate(&params("image-1"));
     for caller in callers {
-        assert_eq!(Arc::strong_count(&held), idle + 1);
+        assert_eq!(Arc::strong_count(&alive), idle + 1);
         caller.abort();
         settle().await;
     }
-    assert_eq!(Arc::strong_count(&held), idle);
+    assert_eq!(Arc::strong_count(&alive), idle);
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
 
-/// Two tokens are revoked while ten requests are in flight with each, answered in turn; the source's third call brings the token of
-/// that number.
+/// Revokes two tokens while ten requests with each are in flight. Their 401s arrive in turn. The third call of the source returns
+/// the token number `third`.
 async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats, Vec<http::StatusCode>) {
     let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
     let source = {
         let fetch = fetch.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let fetch = fetch.clone();
             async move {
                 if call < 3 {
-                    return Ok(numbered(call, &request, secs(60)));
+                    return Ok(numbered_token(call, &request, secs(60)));
                 }
                 fetch.pass().await;
-                Ok(numbered(third, &request, secs(60)))
+                Ok(numbered_token(third, &request, secs(60)))
             }
         })
     };
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = {
         let revoked = revoked.clone();
-        Recorder::with(move |seen| {
-            let gate = [1, 2].iter().position(|revoked| *revoked == number(seen.token())).map(|at| revoked[at].clone());
+        Recorder::with_response(move |seen| {
+            let gate =
+                [1, 2].iter().position(|revoked| *revoked == token_number(seen.token())).map(|at| revoked[at].clone());
             async move {
                 let status = if gate.is_some() { 401 } else { 200 };
                 if let Some(gate) = gate {
@@ -295,7 +301,7 @@ async fn e4_two_revoked_tokens_in_flight_cause_one_fetch() {
 }
 
 #[tokio::test]
-async fn e1_the_fetch_after_two_revoked_tokens_brings_back_neither() {
+async fn e1_fetch_that_returns_a_revoked_token_is_not_cached() {
     for revoked in [1, 2] {
         let (source, _, stats, statuses) = two_revoked_tokens(revoked).await;
         assert_eq!(statuses, [401; 20]);

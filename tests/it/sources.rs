@@ -15,28 +15,28 @@ use tower_aiuta_auth::{
 use crate::support::*;
 
 #[tokio::test]
-async fn g1_the_next_request_tries_again_after_any_error() {
+async fn g1_next_request_fetches_again_after_any_error() {
     for (name, first, expected) in [
         ("a permanent error", Err(TokenError::new("broken")), AuthErrorKind::TokenSource),
         ("a transient error", Err(TokenError::transient("busy")), AuthErrorKind::TokenSource),
-        ("a refusal", Err(TokenError::denied("not yours")), AuthErrorKind::TokenSource),
-        ("no token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
+        ("a denial", Err(TokenError::denied("not yours")), AuthErrorKind::TokenSource),
+        ("an invalid token", Jwt::parse("").map_err(TokenError::from), AuthErrorKind::InvalidToken),
     ] {
         let first = std::sync::Mutex::new(Some(first));
-        let source = Source::with(move |number, request| {
+        let source = Source::from_fn(move |number, request| {
             let result = first.lock().unwrap().take();
-            async move { result.unwrap_or_else(|| Ok(numbered(number, &request, secs(60)))) }
+            async move { result.unwrap_or_else(|| Ok(numbered_token(number, &request, secs(60)))) }
         });
         let layer = jwt(source).build().unwrap();
         let inner = Recorder::new();
         let service = service(&layer, &inner);
-        assert_eq!(kind(send(&service, try_on("image-1")).await), expected, "{name}");
-        assert_eq!(inner.count(), 0, "{name}: nothing is sent");
+        assert_eq!(error_kind(send(&service, try_on("image-1")).await), expected, "{name}");
+        assert_eq!(inner.count(), 0, "{name}: no request is sent");
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{name}");
     }
 }
 
-/// Panics when it is first called, or when that call is polled; after that it works.
+/// Panics in its first call, or when that call is polled. Later calls succeed.
 struct Panicking(&'static str, AtomicUsize);
 
 impl TokenSource for Panicking {
@@ -46,22 +46,22 @@ impl TokenSource for Panicking {
         async move {
             tokio::task::yield_now().await;
             assert!(!(first && self.0 == "polled"), "polled");
-            Ok(numbered(1, &request, secs(60)))
+            Ok(numbered_token(1, &request, secs(60)))
         }
     }
 }
 
 #[tokio::test]
-async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
-    // Called, it panics before anyone else can join; polled later, all three wait for it.
+async fn g1_source_panic_is_an_error_for_the_waiting_requests() {
+    // A panic in the call happens before other requests can join. A panic in a later poll fails all three.
     for (when, failures) in [("called", 1), ("polled", 3)] {
         let layer = jwt(Panicking(when, AtomicUsize::new(0))).build().unwrap();
         let service = service(&layer, &Recorder::new());
         let callers = (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1"))));
         let mut kinds = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
-            let result = caller.await.expect("the panic stays inside the flight");
-            kinds.extend(result.err().map(|error| kind(Err::<(), _>(error))));
+            let result = caller.await.expect("the panic is contained in the fetch");
+            kinds.extend(result.err().map(|error| error_kind(Err::<(), _>(error))));
         }
         assert_eq!(kinds, vec![AuthErrorKind::TokenSource; failures], "{when}");
         assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200, "{when}");
@@ -69,7 +69,7 @@ async fn g1_a_panic_of_the_source_is_an_error_of_the_requests_that_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
+async fn g1_panic_in_the_drop_of_a_source_call_is_contained() {
     struct PanicsWhenDropped;
     impl Drop for PanicsWhenDropped {
         fn drop(&mut self) {
@@ -79,19 +79,19 @@ async fn g1_a_panic_while_the_call_is_dropped_does_no_harm() {
     struct HangsThenPanics;
     impl TokenSource for HangsThenPanics {
         async fn token(&self, _: TokenRequest) -> Result<Jwt, TokenError> {
-            let _bomb = PanicsWhenDropped;
+            let _panics = PanicsWhenDropped;
             std::future::pending().await
         }
     }
     let layer = jwt(HangsThenPanics).build().unwrap();
     let service = service(&layer, &Recorder::new());
     for _ in 0..2 {
-        assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::FetchTimeout);
+        assert_eq!(error_kind(send(&service, try_on("image-1")).await), AuthErrorKind::FetchTimeout);
     }
 }
 
 #[tokio::test]
-async fn g1_what_is_no_token_is_never_sent() {
+async fn g1_invalid_token_is_never_sent() {
     let header = "eyJhbGciOiJIUzI1NiJ9";
     let payload = "eyJleHAiOjQwMDAwMDAwMDB9"; // {"exp":4000000000}
     let bad = [
@@ -131,7 +131,7 @@ async fn g1_what_is_no_token_is_never_sent() {
 }
 
 #[tokio::test]
-async fn g1_errors_keep_their_cause_and_what_it_says_of_itself() {
+async fn g1_error_keeps_cause_transience_and_retry_after() {
     let source = source_fn(|_| async {
         Err::<String, _>(TokenError::transient("the vault is sealed").with_retry_after(secs(7)))
     });
@@ -144,27 +144,27 @@ async fn g1_errors_keep_their_cause_and_what_it_says_of_itself() {
     assert_eq!(std::error::Error::source(cause).unwrap().to_string(), "the vault is sealed");
 }
 
-/// A source that asks for a pause with its first answer, and works then.
+/// Returns a source whose first call fails with this `retry_after`. Later calls succeed.
 fn pausing(pause: std::time::Duration) -> Source {
-    Source::with(move |number, request| async move {
+    Source::from_fn(move |number, request| async move {
         match number {
             1 => Err(TokenError::transient("too many").with_retry_after(pause)),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     })
 }
 
 #[tokio::test]
-async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
+async fn g2_source_is_not_called_during_retry_after() {
     let source = pausing(secs(30));
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let service = service(&layer, &Recorder::new());
     let ask = async |image: &str| auth_error(send(&service, try_on(image)).await);
 
     assert_eq!(ask("image-1").await.retry_after(), Some(secs(30)));
     clock.advance(secs(20));
-    // Also for other params.
+    // The pause applies to other params as well.
     for image in ["image-1", "image-2"] {
         let error = ask(image).await;
         assert_eq!((error.kind(), error.retry_after()), (AuthErrorKind::TokenSource, Some(secs(10))));
@@ -178,14 +178,14 @@ async fn g2_the_source_is_left_alone_for_as_long_as_it_asked() {
 }
 
 #[tokio::test]
-async fn g2_a_partition_pauses_for_itself_only() {
-    let source = Source::with(|number, request| async move {
+async fn g2_retry_after_pauses_only_the_partition() {
+    let source = Source::from_fn(|number, request| async move {
         match request.params().partition() {
             Some("alice") => Err(TokenError::denied("too many").with_retry_after(secs(30))),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let service = service(&layer, &Recorder::new());
     let ask =
         async |image: &str, partition: &str| send(&service, with_params(params(image).with_partition(partition))).await;
@@ -197,11 +197,11 @@ async fn g2_a_partition_pauses_for_itself_only() {
 }
 
 #[tokio::test]
-async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() {
+async fn g2_pause_is_at_most_five_minutes_and_ends_on_a_clock_step_back() {
     for (name, back, wait) in [("an hour was asked for", 0, 300), ("the clock went back", 1, 0)] {
         let clock = ManualClock::default();
         let source = pausing(secs(3600));
-        let layer = jwt_at(&clock, source.clone());
+        let layer = jwt_with_clock(&clock, source.clone());
         let service = service(&layer, &Recorder::new());
         assert!(send(&service, try_on("image-1")).await.is_err());
         assert!(send(&service, try_on("image-1")).await.is_err());
@@ -213,38 +213,38 @@ async fn g2_a_pause_is_five_minutes_at_most_and_ends_when_the_clock_goes_back() 
 }
 
 #[tokio::test]
-async fn g2_tokens_in_the_cache_go_on_through_a_pause() {
-    let source = Source::with(|number, request| async move {
+async fn g2_cached_tokens_are_served_during_a_pause() {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient("too many").with_retry_after(secs(300))),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let service = service(&layer, &Recorder::new());
     assert!(send(&service, try_on("image-1")).await.is_ok());
     assert!(send(&service, try_on("image-2")).await.is_err());
-    // Into the time of its refresh, which the pause forbids.
+    // The token becomes due for a refresh, which the pause prevents.
     for _ in 0..5 {
         clock.advance(secs(10));
         assert!(send(&service, try_on("image-1")).await.is_ok());
     }
     assert_eq!(source.calls(), 2);
     clock.advance(secs(10));
-    assert_eq!(kind(send(&service, try_on("image-1")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-1")).await), AuthErrorKind::TokenSource);
     assert_eq!(source.calls(), 2);
 }
 
-/// The claims that the signer signs for these params.
+/// Returns the claims of the token that the signer makes.
 async fn signed(signer: &JwtSigner, request: TokenRequest) -> Result<serde_json::Value, TokenError> {
     Ok(claims(signer.token(request).await?.expose()))
 }
 
 #[tokio::test]
-async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
+async fn g3_payload_holds_issuer_times_and_params() {
     let clock = ManualClock::default();
-    let now = seconds(clock.now());
+    let now = unix_seconds(clock.now());
     let signer = JwtSigner::hs256("issuer-1", b"secret").unwrap();
     let params = AuthParams::new()
         .with("uploaded_image_id", "image-1")
@@ -263,14 +263,14 @@ async fn g3_the_payload_is_the_issuer_the_times_and_the_params() {
     expected["iat"] = now.into();
     expected["exp"] = (now + 600).into();
     assert_eq!(signed(&signer, request.clone()).await.unwrap(), expected);
-    // A new token within the same second is another token.
+    // A forced token within the same second differs.
     expected["iat"] = (now - 1).into();
     assert_eq!(signed(&signer, request.with_force_refresh()).await.unwrap(), expected);
 }
 
-/// A token that was signed here is not parsed again: what is known of it has to be what parsing would have told.
+/// The signer does not parse its tokens, so the times that it stores must equal those that parsing finds.
 #[tokio::test]
-async fn g3_a_signed_token_is_what_parsing_it_tells() {
+async fn g3_signed_token_has_the_times_that_parsing_finds() {
     let clock = ManualClock::default();
     let request = TokenRequest::new(params("image-1"), clock.now());
     for lifetime in [secs(60), secs(u64::MAX)] {
@@ -280,16 +280,16 @@ async fn g3_a_signed_token_is_what_parsing_it_tells() {
         assert_eq!((signed.issued_at(), signed.expires_at()), (parsed.issued_at(), parsed.expires_at()));
         assert!(signed.issued_at() < signed.expires_at());
     }
-    // Over 8 KiB (rule B4): the issuer's id is part of the token.
+    // Over 8 KiB (rule B4), because the issuer id is part of the token.
     let too_long = JwtSigner::hs256("i".repeat(8 * 1024), "secret").unwrap();
     let inner = Recorder::new();
     let layer = jwt(too_long).build().unwrap();
-    assert_eq!(kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
+    assert_eq!(error_kind(send(&service(&layer, &inner), try_on("image-1")).await), AuthErrorKind::InvalidToken);
     assert_eq!(inner.count(), 0);
 }
 
 #[tokio::test]
-async fn g3_params_may_not_be_named_like_a_registered_claim() {
+async fn g3_param_named_like_a_registered_claim_is_an_error() {
     let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
     for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
         let layer = jwt(signer.clone()).build().unwrap();
@@ -303,7 +303,7 @@ async fn g3_params_may_not_be_named_like_a_registered_claim() {
 }
 
 #[tokio::test]
-async fn g3_a_verifier_of_its_own_accepts_the_tokens() {
+async fn g3_independent_verifier_accepts_the_tokens() {
     let clock = ManualClock::default();
     let aiuta = FakeAiuta::new().with_clock(clock.clone());
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
@@ -352,7 +352,7 @@ async fn d1_signer_sets_age_to_time_since_iat() {
 #[tokio::test]
 async fn d5_signer_never_makes_same_token_twice_when_forced() {
     let clock = ManualClock::default();
-    let now = seconds(clock.now());
+    let now = unix_seconds(clock.now());
     let signer = JwtSigner::hs256("issuer-1", "secret").unwrap();
     let request = TokenRequest::new(params("image-1"), clock.now());
     let mut tokens = HashSet::new();
@@ -394,7 +394,7 @@ async fn d5_signer_counts_forced_tokens_of_each_key_apart() {
     // A few keys may share the counter of another one.
     let mut not_affected = 0;
     for key in 0..20 {
-        not_affected += usize::from(forced(&format!("other-{key}")).await == seconds(clock.now()) - 6);
+        not_affected += usize::from(forced(&format!("other-{key}")).await == unix_seconds(clock.now()) - 6);
     }
     assert!(not_affected > 10, "{not_affected}");
 }

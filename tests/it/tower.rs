@@ -1,4 +1,4 @@
-//! Rules F1–F5: a good citizen among Tower's services.
+//! Rules F1–F5: readiness, other Tower middleware, errors and boxed stacks.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,41 +23,41 @@ type Req = Request<Full<Bytes>>;
 type Res = Response<Full<Bytes>>;
 type Boxed = BoxCloneService<Req, Res, BoxError>;
 
-/// Sends a hit, a miss and a replay through a stack that contains `layer` and ends at the recorder: every way a request can take.
-async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, refused: &Refused, stack: Boxed, name: &str) {
+/// Sends misses, a hit, a replay and a foreign request through a stack that contains `layer` and ends at the recorder.
+async fn exercise(layer: &AiutaAuthLayer, inner: &Recorder, rejected: &RejectedTokens, stack: Boxed, name: &str) {
     let tokens = layer.token_cache().unwrap();
     for image in ["image-1", "image-1", "image-2"] {
         assert_eq!(send(&stack, try_on(image)).await.unwrap(), StatusCode::OK, "{name}");
     }
-    refused.add(tokens.get(&params("image-1")).await.unwrap().expose());
+    rejected.add(tokens.get(&params("image-1")).await.unwrap().expose());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK, "{name}: replayed");
-    assert_eq!(send(&stack, get("https://example.com/photo")).await.unwrap(), StatusCode::OK, "{name}: elsewhere");
+    assert_eq!(send(&stack, get("https://example.com/photo")).await.unwrap(), StatusCode::OK, "{name}: foreign host");
     assert_eq!(inner.count(), 6, "{name}");
-    let credentials: Vec<_> = inner.seen().iter().map(|seen| seen.credentials().len()).collect();
+    let credentials: Vec<_> = inner.requests().iter().map(|seen| seen.credentials().len()).collect();
     assert_eq!(credentials, [1, 1, 1, 1, 1, 0], "{name}");
 }
 
-/// The layer, its inner service and the tokens that it refuses.
-fn parts() -> (AiutaAuthLayer, Recorder, Refused) {
-    let refused = Refused::default();
-    let inner = Recorder::answering({
-        let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+/// Returns a layer, its inner service and the tokens that the service rejects.
+fn parts() -> (AiutaAuthLayer, Recorder, RejectedTokens) {
+    let rejected = RejectedTokens::default();
+    let inner = Recorder::with_status({
+        let rejected = rejected.clone();
+        move |seen| match seen.headers.contains_key("authorization") && rejected.contains(seen.token()) {
             true => StatusCode::UNAUTHORIZED,
             false => StatusCode::OK,
         }
     });
-    // The source waits, so that a miss has to.
-    let source = Source::with(|number, request| async move {
+    // The source waits, so that a miss waits too.
+    let source = Source::from_fn(|number, request| async move {
         tokio::task::yield_now().await;
-        Ok(numbered(number, &request, secs(60)))
+        Ok(numbered_token(number, &request, secs(60)))
     });
-    (jwt_at(&ManualClock::default(), source), inner, refused)
+    (jwt_with_clock(&ManualClock::default(), source), inner, rejected)
 }
 
 #[tokio::test(start_paused = true)]
-async fn f1_works_outside_of_other_middleware() {
-    // The recorder panics if it is called without being polled ready; so do the permits of these layers.
+async fn f1_layer_works_outside_other_middleware() {
+    // The recorder and the services of these layers panic if they are called without being polled ready.
     type Make = fn(&AiutaAuthLayer, Recorder) -> Boxed;
     let stacks: [(&str, Make); 7] = [
         ("Buffer", |auth, inner| BoxCloneService::new(auth.layer(Buffer::new(inner, 1)))),
@@ -81,13 +81,13 @@ async fn f1_works_outside_of_other_middleware() {
         ("BoxCloneSyncService", |auth, inner| BoxCloneService::new(auth.layer(BoxCloneSyncService::new(inner)))),
     ];
     for (name, stack) in stacks {
-        let (layer, inner, refused) = parts();
-        exercise(&layer, &inner, &refused, stack(&layer, inner.clone()), name).await;
+        let (layer, inner, rejected) = parts();
+        exercise(&layer, &inner, &rejected, stack(&layer, inner.clone()), name).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn f1_works_inside_of_other_middleware() {
+async fn f1_layer_works_inside_other_middleware() {
     type Make = fn(AiutaAuth<Recorder>) -> Boxed;
     let stacks: [(&str, Make); 7] = [
         ("Buffer", |auth| BoxCloneService::new(Buffer::new(auth, 1))),
@@ -104,13 +104,13 @@ async fn f1_works_inside_of_other_middleware() {
         ("BoxCloneSyncService", |auth| BoxCloneService::new(BoxCloneSyncService::new(auth))),
     ];
     for (name, stack) in stacks {
-        let (layer, inner, refused) = parts();
-        exercise(&layer, &inner, &refused, stack(service(&layer, &inner)), name).await;
+        let (layer, inner, rejected) = parts();
+        exercise(&layer, &inner, &rejected, stack(service(&layer, &inner)), name).await;
     }
 }
 
 #[tokio::test]
-async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polled_ready() {
+async fn f1_request_that_does_not_wait_uses_the_service_polled_ready() {
     // Clones of this service are never ready, so that only the one that was polled can be called.
     struct OnlyOriginal(Recorder, bool);
     impl Clone for OnlyOriginal {
@@ -130,11 +130,11 @@ async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polle
         }
     }
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source);
+    let layer = jwt_with_clock(&ManualClock::default(), source);
     let inner = Recorder::new();
     let mut service = layer.layer(OnlyOriginal(inner.clone(), true));
     for request in [
-        try_on("image-1"), // a miss, with a source that need not wait
+        try_on("image-1"), // a miss with a source that does not wait
         try_on("image-1"), // a hit
         post(SKU_IMAGES, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#),
         get("https://api.aiuta.com/v1/try_on_models"),
@@ -146,13 +146,13 @@ async fn f1_a_request_that_need_not_wait_goes_through_the_service_that_was_polle
 }
 
 #[tokio::test]
-async fn f1_a_request_that_is_not_sent_keeps_no_permit() {
+async fn f1_failed_request_keeps_no_permit() {
     let (layer, inner) = (jwt(Source::new()).build().unwrap(), Recorder::new());
     let mut failing = layer.layer(ConcurrencyLimitLayer::new(1).layer(inner));
     let other = failing.clone();
     let ready: &mut AiutaAuth<_> = ServiceExt::<Req>::ready(&mut failing).await.unwrap();
     assert!(ready.call(post(SKU_IMAGES, "{}")).await.is_err());
-    // The one that failed is still there; the only permit is free.
+    // The service that failed is still alive, and the only permit is free.
     assert_eq!(other.oneshot(try_on("image-1")).now_or_never().unwrap().unwrap().status(), StatusCode::OK);
     drop(failing);
 }
@@ -175,30 +175,30 @@ impl tower::retry::Policy<Req, Res, BoxError> for Once {
 }
 
 #[tokio::test]
-async fn f2_under_retry_every_attempt_is_authenticated_anew() {
+async fn f2_retry_authenticates_every_attempt() {
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, Source::new());
-    // Between the attempts the token's life ends.
-    let inner = Recorder::answering({
+    let layer = jwt_with_clock(&clock, Source::new());
+    // The token expires between the attempts.
+    let inner = Recorder::with_status({
         let clock = clock.clone();
         move |seen| {
             clock.advance(secs(60));
-            if number(seen.token()) == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+            if token_number(seen.token()) == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
         }
     });
     let stack =
         ServiceBuilder::new().layer(tower::retry::RetryLayer::new(Once(false))).layer(&layer).service(inner.clone());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK);
-    let numbers: Vec<_> = inner.tokens().iter().map(|token| number(token)).collect();
+    let numbers: Vec<_> = inner.tokens().iter().map(|token| token_number(token)).collect();
     assert_eq!(numbers, [1, 2]);
 }
 
 #[tokio::test]
-async fn f2_under_retry_a_source_that_failed_is_asked_again() {
-    let source = Source::with(|number, request| async move {
+async fn f2_retry_fetches_again_after_a_source_error() {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             1 => Err(tower_aiuta_auth::TokenError::transient("busy")),
-            _ => Ok(numbered(number, &request, secs(60))),
+            _ => Ok(numbered_token(number, &request, secs(60))),
         }
     });
     let layer = jwt(source).build().unwrap();
@@ -206,16 +206,16 @@ async fn f2_under_retry_a_source_that_failed_is_asked_again() {
     let stack =
         ServiceBuilder::new().layer(tower::retry::RetryLayer::new(Once(false))).layer(&layer).service(inner.clone());
     assert_eq!(send(&stack, try_on("image-1")).await.unwrap(), StatusCode::OK);
-    assert_eq!(number(inner.only().token()), 2);
+    assert_eq!(token_number(inner.only().token()), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn f2_under_a_timeout_the_fetch_is_not_wasted() {
-    let source = Source::with(|number, request| async move {
+async fn f2_fetch_completes_after_a_timeout_outside_the_layer() {
+    let source = Source::from_fn(|number, request| async move {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(numbered(number, &request, secs(60)))
+        Ok(numbered_token(number, &request, secs(60)))
     });
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let inner = Recorder::new();
     let stack =
         ServiceBuilder::new().layer(TimeoutLayer::new(Duration::from_millis(30))).layer(&layer).service(inner.clone());
@@ -237,7 +237,7 @@ impl std::fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 #[tokio::test]
-async fn f3_errors_of_the_inner_service_pass_through_as_they_are() {
+async fn f3_inner_service_errors_pass_through() {
     let layer = jwt(Source::new()).build().unwrap();
     // From `call`, for each kind of request.
     let inner = tower::service_fn(|_: Req| async { Err::<Res, _>(Broken(7)) });
@@ -264,14 +264,14 @@ async fn f3_errors_of_the_inner_service_pass_through_as_they_are() {
 }
 
 #[tokio::test]
-async fn f3_our_errors_downcast() {
+async fn f3_auth_errors_downcast() {
     let layer = jwt(Source::new()).build().unwrap();
     let error = layer.layer(Recorder::new()).oneshot(post(SKU_IMAGES, "")).await.unwrap_err();
     assert!(error.is::<AuthError>());
 }
 
 #[tokio::test]
-async fn f5_a_stack_that_is_boxed_once_can_be_used_in_spawned_tasks() {
+async fn f5_stack_boxed_once_works_in_a_spawned_task() {
     let layer = AiutaAuthLayer::api_key("key").unwrap();
     let stack = ServiceBuilder::new()
         .layer(TimeoutLayer::new(secs(9)))
@@ -284,7 +284,7 @@ async fn f5_a_stack_that_is_boxed_once_can_be_used_in_spawned_tasks() {
 }
 
 #[test]
-fn f1_the_inner_service_can_be_reached() {
+fn f1_inner_service_is_accessible() {
     let layer = AiutaAuthLayer::api_key("key").unwrap();
     let mut service = layer.layer(Arc::new(7));
     assert_eq!(**service.get_ref(), 7);

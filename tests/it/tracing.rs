@@ -1,4 +1,4 @@
-//! What the layer tells subscribers: one span for each flight, and events for what an operator wants to know of.
+//! The spans and events of the layer: one span per fetch, and one event for each condition that an operator should know about.
 
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{AuthErrorKind, Clock, TokenError};
@@ -7,11 +7,11 @@ use crate::support::captured_events::CapturedEvents;
 use crate::support::*;
 
 #[tokio::test]
-async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_and_wrong_clocks() {
+async fn tracing_reports_each_fetch_and_every_event() {
     let events = CapturedEvents::start();
     let gate = Gate::closed();
-    // The third call, for a refresh, fails.
-    let source = Source::with({
+    // The third call is a refresh and fails.
+    let source = Source::from_fn({
         let gate = gate.clone();
         move |number, request| {
             let gate = gate.clone();
@@ -20,24 +20,24 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
                 match number {
                     3 => Err(TokenError::transient("down")),
                     5 => Err(TokenError::new("broken")),
-                    _ => Ok(numbered(number, &request, secs(60))),
+                    _ => Ok(numbered_token(number, &request, secs(60))),
                 }
             }
         }
     });
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source);
-    let refused = Refused::default();
-    let inner = Recorder::answering({
-        let refused = refused.clone();
-        move |seen| match seen.headers.contains_key("authorization") && refused.has(seen.token()) {
+    let layer = jwt_with_clock(&clock, source);
+    let rejected = RejectedTokens::default();
+    let inner = Recorder::with_status({
+        let rejected = rejected.clone();
+        move |seen| match seen.headers.contains_key("authorization") && rejected.contains(seen.token()) {
             true => http::StatusCode::UNAUTHORIZED,
             false => http::StatusCode::OK,
         }
     });
     let service = service(&layer, &inner);
 
-    // A miss that three wait for.
+    // A miss with three waiters.
     let callers: Vec<_> =
         (0..3).map(|_| tokio::spawn(tower::ServiceExt::oneshot(service.clone(), try_on("image-1")))).collect();
     settle().await;
@@ -47,11 +47,11 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     }
     assert_eq!(events.take(), "span token_fetch\n  reason=\"miss\"\n  outcome=Token\n  waiters=3\n");
 
-    // A hit says nothing.
+    // A hit emits nothing.
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(events.take(), "");
 
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     send(&service, try_on("image-1")).await.unwrap();
     let replay = "span token_fetch\n  reason=\"rejected\"\n  outcome=Token\n  waiters=1\n\
         event in tower_aiuta_auth\n  message=request replayed with a new token\n";
@@ -70,13 +70,13 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     assert_eq!(events.take(), withheld);
 
     send(&service, try_on("image-2")).await.unwrap();
-    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-3")).await), AuthErrorKind::TokenSource);
     let last = events.take();
     assert!(last.ends_with("reason=\"miss\"\n  outcome=Failed(TokenSource)\n  waiters=1\n"), "{last}");
 
-    // Ten minutes behind.
+    // The clock is ten minutes behind.
     let date = httpdate::fmt_http_date(clock.now() + secs(600));
-    let inner = Recorder::with(move |_| {
+    let inner = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date);
         let response = response.body(http_body_util::Full::default()).unwrap();
         async move { Ok(response) }
@@ -86,5 +86,5 @@ async fn tracing_tells_of_flights_replays_failed_refreshes_withheld_credentials_
     assert!(skew.contains("event in tower_aiuta_auth\n  message=clock offset adopted\n  offset=600\n"), "{skew}");
     assert!(skew.ends_with("  message=request replayed with a new token\n"), "{skew}");
     send(&crate::support::service(&layer, &inner), try_on("image-4")).await.unwrap();
-    assert!(!events.take().contains("clock"), "it is told once");
+    assert!(!events.take().contains("clock"), "the offset is reported once");
 }

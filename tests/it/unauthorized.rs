@@ -1,4 +1,4 @@
-//! Rules E1, E2 and E4: what a 401 does to the token, and when a request is sent again.
+//! Rules E1, E2 and E4: a 401 forgets the token of the request, and a request may be replayed once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,22 +13,23 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError, Jwt, NoReplay, TokenError, Toke
 
 use crate::support::*;
 
-/// A layer with the token number 1 for image-1 in its cache, which is refused from now on.
-async fn revoked(source: impl TokenSource) -> (AiutaAuthLayer, Recorder) {
-    let layer = jwt_at(&ManualClock::default(), source);
-    let refused = Refused::default();
-    refused.add(layer.token_cache().unwrap().get(&params("image-1")).await.unwrap().expose());
-    (layer, Recorder::refusing(&refused))
+/// Returns a layer whose cache holds token 1 for image-1, and an inner service that rejects this token.
+async fn with_revoked_token(source: impl TokenSource) -> (AiutaAuthLayer, Recorder) {
+    let layer = jwt_with_clock(&ManualClock::default(), source);
+    let rejected = RejectedTokens::default();
+    rejected.add(layer.token_cache().unwrap().get(&params("image-1")).await.unwrap().expose());
+    (layer, Recorder::rejecting(&rejected))
 }
 
+/// Returns the number of the token of each request.
 fn numbers(inner: &Recorder) -> Vec<u64> {
-    inner.tokens().iter().map(|token| number(token)).collect()
+    inner.tokens().iter().map(|token| token_number(token)).collect()
 }
 
 #[tokio::test]
-async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
+async fn e2_request_with_a_revoked_token_is_replayed_once() {
     let source = Source::new();
-    let (layer, inner) = revoked(source.clone()).await;
+    let (layer, inner) = with_revoked_token(source.clone()).await;
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 2]);
     let stats = layer.token_cache().unwrap().stats();
@@ -36,11 +37,11 @@ async fn e2_a_request_with_a_revoked_token_is_replayed_once_with_a_new_one() {
 }
 
 #[tokio::test]
-async fn e2_the_replay_is_the_same_request() {
+async fn e2_replay_is_identical_except_for_the_token() {
     #[derive(Clone, Debug, PartialEq)]
     struct Mark(u8);
 
-    let (layer, inner) = revoked(Source::new()).await;
+    let (layer, inner) = with_revoked_token(Source::new()).await;
     let uri = format!("{SKU_IMAGES}?a=%20b&a=c");
     let mut request = post(&uri, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"} "#);
     *request.version_mut() = Version::HTTP_2;
@@ -49,7 +50,7 @@ async fn e2_the_replay_is_the_same_request() {
     request.extensions_mut().insert(Mark(7));
     send(&service(&layer, &inner), request).await.unwrap();
 
-    let [first, second] = inner.seen().try_into().ok().unwrap();
+    let [first, second] = inner.requests().try_into().ok().unwrap();
     assert_ne!(first.headers["authorization"], second.headers["authorization"]);
     for seen in [&first, &second] {
         assert_eq!((seen.method.as_str(), seen.uri.to_string()), ("POST", uri.clone()));
@@ -63,35 +64,35 @@ async fn e2_the_replay_is_the_same_request() {
 }
 
 #[tokio::test]
-async fn e2_a_token_that_was_fetched_for_the_request_is_not_replaced() {
+async fn e2_token_fetched_for_the_request_is_not_replaced() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((inner.count(), source.calls()), (1, 1));
-    // It is forgotten all the same.
+    // The token is forgotten nevertheless.
     assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
 }
 
 #[tokio::test]
-async fn e2_without_leave_the_401_comes_back_as_it_was() {
-    let (layer, inner) = revoked(Source::new()).await;
+async fn e2_no_replay_and_replay_unauthorized_prevent_the_replay() {
+    let (layer, inner) = with_revoked_token(Source::new()).await;
     let mut request = try_on("image-1");
     request.extensions_mut().insert(NoReplay);
     assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 401);
     assert_eq!(inner.count(), 1);
 
     let layer = jwt(Source::new()).replay_unauthorized(false).build().unwrap();
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (1, 0));
 }
 
 #[tokio::test]
-async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
-    // Params are known, and the body's size is not.
-    let (layer, inner) = revoked(Source::new()).await;
+async fn e2_request_without_buffered_body_is_not_replayed() {
+    // The params are in the extensions, and the size of the body is unknown.
+    let (layer, inner) = with_revoked_token(Source::new()).await;
     let (sender, body) = Channel::<Bytes, BoxError>::new(1);
     drop(sender);
     let mut request = Request::post(SKU_IMAGES).body(BoxBody::new(body)).unwrap();
@@ -100,55 +101,58 @@ async fn e2_a_body_that_was_not_kept_is_not_sent_again() {
     assert_eq!(service.oneshot(request).await.unwrap().status(), 401);
     assert_eq!(inner.count(), 1);
 
-    // Its size is known, and over the limit.
+    // The size is known and over the limit.
     let layer = jwt(Source::new()).body_limit(10).build().unwrap();
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     assert_eq!(send(&crate::support::service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!(inner.count(), 1);
 }
 
 #[tokio::test]
-async fn e2_a_request_without_params_and_body_is_replayed_too() {
+async fn e2_request_without_params_and_body_is_replayed() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source);
+    let layer = jwt_with_clock(&ManualClock::default(), source);
     let empty = tower_aiuta_auth::AuthParams::new();
-    let refused = Refused::default();
-    refused.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
-    let inner = Recorder::refusing(&refused);
+    let rejected = RejectedTokens::default();
+    rejected.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
+    let inner = Recorder::rejecting(&rejected);
     let request = Request::delete("https://api.aiuta.com/v1/uploaded_images/7").body(Full::default()).unwrap();
     assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 2]);
 }
 
-/// A 401 with a header and a body of its own.
-fn refusing_everything() -> Recorder {
-    Recorder::with(|_| async {
+/// Responds to every request with 401, a header and a body.
+fn rejecting_everything() -> Recorder {
+    Recorder::with_response(|_| async {
         Ok(Response::builder().status(401).header("www-authenticate", "Bearer").body(Full::from("why")).unwrap())
     })
 }
 
 #[tokio::test]
-async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
+async fn e2_401_is_returned_unchanged_if_no_new_token_is_available() {
     let gate = Gate::closed();
     gate.open(1);
     for (name, second) in [
         (
             "an error",
-            Source::with(|number, request| async move {
-                if number == 1 { Ok(numbered(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
+            Source::from_fn(|number, request| async move {
+                if number == 1 { Ok(numbered_token(1, &request, secs(60))) } else { Err(TokenError::new("no more")) }
             }),
         ),
-        ("the same token again", Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) })),
         (
-            "an error after a while",
-            Source::with(move |number, request| {
+            "the same token again",
+            Source::from_fn(|_, request| async move { Ok(numbered_token(1, &request, secs(60))) }),
+        ),
+        (
+            "an error after waiting",
+            Source::from_fn(move |number, request| {
                 let gate = gate.clone();
                 async move {
                     gate.pass().await;
                     if number == 1 {
                         gate.open(1);
-                        return Ok(numbered(1, &request, secs(60)));
+                        return Ok(numbered_token(1, &request, secs(60)));
                     }
                     tokio::task::yield_now().await;
                     Err(TokenError::transient("busy"))
@@ -156,9 +160,9 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
             }),
         ),
     ] {
-        let layer = jwt_at(&ManualClock::default(), second.clone());
+        let layer = jwt_with_clock(&ManualClock::default(), second.clone());
         layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-        let inner = refusing_everything();
+        let inner = rejecting_everything();
         let response = service(&layer, &inner).oneshot(try_on("image-1")).await.unwrap();
         assert_eq!(response.status(), 401, "{name}");
         assert_eq!(response.headers()["www-authenticate"], "Bearer", "{name}");
@@ -169,36 +173,36 @@ async fn e2_if_no_new_token_can_be_had_the_caller_gets_the_401_as_it_came() {
 }
 
 #[tokio::test]
-async fn e2_a_second_401_is_returned_as_it_came() {
+async fn e2_second_401_is_returned() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-    let inner = refusing_everything();
+    let inner = rejecting_everything();
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
     assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2));
-    // And the second token is forgotten like the first.
+    // The second token is forgotten as well.
     let stats = layer.token_cache().unwrap().stats();
     assert_eq!((stats.rejected, stats.replays, stats.entries), (2, 1, 0));
 }
 
 #[tokio::test]
-async fn e1_only_the_token_of_the_request_is_forgotten() {
+async fn e1_401_forgets_only_the_token_of_the_request() {
     let source = Source::new();
-    let (layer, inner) = revoked(source.clone()).await;
+    let (layer, inner) = with_revoked_token(source.clone()).await;
     layer.token_cache().unwrap().get(&params("image-2")).await.unwrap();
     send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
     assert_eq!(source.calls(), 3);
     send(&service(&layer, &inner), try_on("image-2")).await.unwrap();
-    assert_eq!(source.calls(), 3, "image-2's is still there");
+    assert_eq!(source.calls(), 3, "the token for image-2 is still cached");
 }
 
 #[tokio::test]
-async fn e1_a_late_401_leaves_the_newer_token_alone() {
+async fn e1_late_401_keeps_the_newer_token() {
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
     let tokens = layer.token_cache().unwrap();
     let gate = Gate::closed();
-    let inner = Recorder::slow_to_refuse(&gate, |number| number == 1);
+    let inner = Recorder::rejecting_after(&gate, |number| number == 1);
     tokens.get(&params("image-1")).await.unwrap();
     let service = service(&layer, &inner);
     let slow = tokio::spawn({
@@ -210,18 +214,18 @@ async fn e1_a_late_401_leaves_the_newer_token_alone() {
     tokens.get(&params("image-1")).await.unwrap();
     gate.open(1);
     assert_eq!(slow.await.unwrap(), 200);
-    assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2), "the newer one was used, and no other made");
+    assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 2), "the newer token is used, and none is fetched");
     assert_eq!(tokens.stats().entries, 1);
 }
 
 #[tokio::test]
-async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
-    // The refresh of a token hangs; meanwhile the token is refused; then the refresh lands with one made before that.
+async fn e1_refresh_started_before_the_401_is_not_cached() {
+    // While the refresh of a token hangs, the token is rejected. Then the refresh returns a token made before the rejection.
     let gate = Gate::closed();
-    let source = Source::held(&gate, |number| number == 2);
+    let source = Source::gated_calls(&gate, |number| number == 2);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source.clone());
-    let inner = Recorder::answering(|seen| match number(seen.token()) {
+    let layer = jwt_with_clock(&clock, source.clone());
+    let inner = Recorder::with_status(|seen| match token_number(seen.token()) {
         1 | 2 => StatusCode::UNAUTHORIZED,
         _ => StatusCode::OK,
     });
@@ -236,13 +240,13 @@ async fn e1_a_flight_that_began_before_may_not_bring_the_token_back() {
 }
 
 #[tokio::test]
-async fn e1_nor_may_one_that_others_still_wait_for() {
-    // A token's life ends, and somebody waits for the next one, when the 401 to a request that carried the first comes in.
-    let (fetching, answering) = (Gate::closed(), Gate::closed());
-    let source = Source::held(&fetching, |number| number == 2);
+async fn e1_awaited_fetch_started_before_the_401_is_not_cached() {
+    // A token has expired and a caller waits for its successor when the 401 to a request with the first token arrives.
+    let (fetch_gate, response_gate) = (Gate::closed(), Gate::closed());
+    let source = Source::gated_calls(&fetch_gate, |number| number == 2);
     let clock = ManualClock::default();
-    let layer = jwt_at(&clock, source);
-    let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+    let layer = jwt_with_clock(&clock, source);
+    let inner = Recorder::rejecting_after(&response_gate, |number| number == 1);
     let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     let with_the_first = spawn();
@@ -250,25 +254,25 @@ async fn e1_nor_may_one_that_others_still_wait_for() {
     clock.advance(secs(60));
     let waiting = spawn();
     settle().await;
-    answering.open(1);
+    response_gate.open(1);
     assert_eq!(with_the_first.await.unwrap().unwrap().status(), 200);
-    assert_eq!(numbers(&inner), [1, 3], "the refused request does not wait for the flight that began before");
-    // That flight lands last; who waited for it gets its token, and the cache does not.
-    fetching.open(1);
+    assert_eq!(numbers(&inner), [1, 3], "the rejected request does not wait for the fetch that began before");
+    // That fetch ends last. Its waiter gets the token, which is not cached.
+    fetch_gate.open(1);
     assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
     send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
     assert_eq!(numbers(&inner), [1, 3, 2, 3]);
 }
 
 #[tokio::test]
-async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
+async fn e4_twenty_requests_with_a_revoked_token_cause_one_fetch() {
     for hangs in [false, true] {
-        let fetching = Gate::closed();
-        let source = Source::held(&fetching, move |number| hangs && number > 1);
-        let layer = jwt_at(&ManualClock::default(), source.clone());
+        let fetch_gate = Gate::closed();
+        let source = Source::gated_calls(&fetch_gate, move |number| hangs && number > 1);
+        let layer = jwt_with_clock(&ManualClock::default(), source.clone());
         layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-        let answering = Gate::closed();
-        let inner = Recorder::slow_to_refuse(&answering, |number| number == 1);
+        let response_gate = Gate::closed();
+        let inner = Recorder::rejecting_after(&response_gate, |number| number == 1);
         let callers: Vec<_> = (0..20)
             .map(|_| {
                 let service = service(&layer, &inner);
@@ -276,15 +280,15 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
             })
             .collect();
         settle().await;
-        assert_eq!(inner.count(), 20, "all are in flight");
-        // Half of the refusals come in while the new token is being fetched, the others when it is there.
+        assert_eq!(inner.count(), 20, "all requests are in flight");
+        // Half of the 401s arrive while the new token is fetched, the others after that.
         for _ in 0..10 {
-            answering.open(1);
+            response_gate.open(1);
             settle().await;
         }
-        fetching.open(100);
+        fetch_gate.open(100);
         settle().await;
-        answering.open(10);
+        response_gate.open(10);
         for caller in callers {
             assert_eq!(caller.await.unwrap(), 200);
         }
@@ -293,11 +297,11 @@ async fn e4_twenty_requests_in_flight_with_a_revoked_token_cause_one_fetch() {
 }
 
 #[tokio::test]
-async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
+async fn e4_request_is_sent_at_most_twice() {
     let sent = Arc::new(AtomicUsize::new(0));
     let source = Source::new();
-    let layer = jwt_at(&ManualClock::default(), source.clone());
-    let inner = Recorder::answering({
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let inner = Recorder::with_status({
         let sent = sent.clone();
         move |_| {
             sent.fetch_add(1, Ordering::SeqCst);
@@ -305,8 +309,7 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
         }
     });
     let service = service(&layer, &inner);
-    for (expected, what) in [(1, "no token in the cache: sent once"), (1, "and forgotten, so again"), (1, "and again")]
-    {
+    for (expected, what) in [(1, "no token is cached"), (1, "the token was forgotten"), (1, "forgotten again")] {
         sent.store(0, Ordering::SeqCst);
         send(&service, try_on("image-1")).await.unwrap();
         assert_eq!(sent.load(Ordering::SeqCst), expected, "{what}");
@@ -318,10 +321,10 @@ async fn e4_a_request_is_sent_at_most_twice_whatever_happens() {
 }
 
 #[tokio::test]
-async fn e1_a_source_that_insists_on_a_refused_token_does_not_fill_the_cache_with_it() {
-    let stubborn = Source::with(|_, request| async move { Ok(numbered(1, &request, secs(60))) });
-    let layer = jwt_at(&ManualClock::default(), stubborn.clone());
-    let inner = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
+async fn e1_rejected_token_returned_again_is_not_cached() {
+    let source = Source::from_fn(|_, request| async move { Ok(numbered_token(1, &request, secs(60))) });
+    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let inner = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     for _ in 0..3 {
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);

@@ -1,14 +1,15 @@
-//! Random sequences of all that can happen to the layer, against a simple model of what it may do (`reference_model/model.rs`): which
-//! token a request carries, how often it is sent, when the source is asked and when it is not, and that everything ends.
+//! Compares the layer with a simple model of its rules (`model.rs`) on random sequences of requests, source results, time steps and
+//! cancellations. The model checks which token a request carries, how often it is sent, when the source is called, and that every
+//! request ends.
 //!
-//! Each case runs on one thread and in one order: on a current-thread runtime with paused time (the flights have tasks and timers) or on
-//! none (those who wait drive them). What happens at the same time is for `tests/model`.
+//! Each case runs on one thread in one order: on a current-thread runtime with paused time, where fetches have tasks and timers, or
+//! without a runtime, where waiting requests drive them. `tests/model` covers concurrency.
 //!
 //! ```sh
 //! PROPTEST_CASES=200000 cargo test --release --test reference_model     # more cases
-//! PROPTEST_RNG_SEED=7 cargo test --test reference_model                 # others
+//! PROPTEST_RNG_SEED=7 cargo test --test reference_model                 # other cases
 //! ```
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "these are tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test binary")]
 
 mod model;
 #[path = "../support/mod.rs"]
@@ -22,7 +23,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestError, TestRunner};
 use tower_aiuta_auth::AuthParams;
 
-/// How many sets of params there are: the first two differ in their partition alone, the last has none.
+/// The number of different params. The first two differ only in their partition, the last has none.
 const KEYS: usize = 3;
 
 fn params(key: usize) -> AuthParams {
@@ -34,31 +35,31 @@ fn partition(key: usize) -> Option<&'static str> {
     ["one", "two"].get(key).copied()
 }
 
-/// What the test does next. Numbers choose among what is there, counted from the oldest.
+/// One step of a case. Numbers select a request, response or call, counted from the oldest.
 #[derive(Clone)]
 enum Op {
-    /// `calls`: what the source does if it is asked for this request, and if it is asked for its replay. `once`: it is not to be replayed.
+    /// `calls`: the plan of the source call for this request, and of the call for its replay. `once`: it must not be replayed.
     Request {
         key: usize,
         answers: [Answer; 2],
         calls: [Plan; 2],
         once: bool,
     },
-    /// Lets an answer that was held back reach the layer.
+    /// Lets a held response reach the layer.
     Answer(usize),
-    /// Lets a call of the source go on.
+    /// Lets a held source call continue.
     Release(usize),
     /// Drops a request.
     Cancel(usize),
     Invalidate(usize),
     Clear,
-    /// Time passes, in seconds.
+    /// Advances the time, in seconds.
     Pass(i64),
-    /// The wall clock is set, so many seconds on or back.
+    /// Sets the wall clock forward, or back if negative, in seconds.
     Jump(i64),
 }
 
-/// A line of a trace; of a request what is not as usual.
+/// One line of a trace. Of a request it shows what differs from the usual.
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,7 +109,7 @@ impl From<Status> for u16 {
     }
 }
 
-/// What the inner service says to a request; if it is `held`, once the test lets it.
+/// The response of the inner service. If `held`, it waits for [`Op::Answer`].
 #[derive(Clone, Copy)]
 struct Answer {
     status: Status,
@@ -121,17 +122,17 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What it does before it ends.
+/// What a source call does before it ends.
 #[derive(Clone, Copy, Debug)]
 enum Wait {
     No,
-    /// Wakes itself so often.
+    /// Wakes itself this many times.
     Turns(usize),
-    /// Until the test lets it go on.
+    /// Waits for [`Op::Release`].
     Held,
 }
 
-/// What a call of the source does.
+/// The plan of a source call.
 #[derive(Clone)]
 struct Plan {
     wait: Wait,
@@ -156,7 +157,7 @@ impl fmt::Debug for Plan {
 #[derive(Clone, Debug)]
 enum End {
     Token(Claims),
-    /// The last token for these params once more.
+    /// Returns the last token for these params again.
     SameAgain,
     Failed {
         how: Failure,
@@ -172,7 +173,7 @@ enum Failure {
     Denied,
 }
 
-/// In seconds from the time that the call was told.
+/// In seconds relative to [`TokenRequest::now`](tower_aiuta_auth::TokenRequest::now).
 #[derive(Clone, Copy)]
 struct Claims {
     exp: Option<i64>,
@@ -190,7 +191,7 @@ impl fmt::Debug for Claims {
     }
 }
 
-/// One sequence, and all that it depends on.
+/// A sequence of steps and the settings of the layer.
 #[derive(Clone)]
 struct Case {
     on_runtime: bool,
@@ -199,12 +200,12 @@ struct Case {
     ops: Vec<Op>,
 }
 
-/// A trace to be read.
+/// A readable trace.
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let home = if self.on_runtime { "on a runtime" } else { "on no runtime" };
+        let runtime = if self.on_runtime { "on a runtime" } else { "without a runtime" };
         let refreshes = if self.refreshes { "refreshes" } else { "no refreshes" };
-        writeln!(f, "{home}, {refreshes}, max_concurrent_fetches {}", self.max_concurrent_fetches)?;
+        writeln!(f, "{runtime}, {refreshes}, max_concurrent_fetches {}", self.max_concurrent_fetches)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "  {op:?}"))
     }
 }
@@ -213,8 +214,8 @@ fn keys() -> impl Strategy<Value = usize> {
     prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(2)]
 }
 
-/// A token for a minute is due after 47, one for ten minutes after 450 to 465.
-fn seconds() -> impl Strategy<Value = i64> {
+/// In seconds. A token for a minute is due for a refresh after 47 s, one for ten minutes after 450 to 465 s.
+fn duration() -> impl Strategy<Value = i64> {
     prop_oneof![4 => Just(1), 1 => Just(5), 2 => Just(10), 4 => Just(47), 1 => Just(60), 1 => 1..100_i64, 1 => Just(450)]
 }
 
@@ -232,12 +233,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3_usize).prop_map(Op::Cancel),
         1 => keys().prop_map(Op::Invalidate),
         1 => Just(Op::Clear),
-        5 => seconds().prop_map(Op::Pass),
-        1 => (seconds(), any::<bool>()).prop_map(|(by, back)| Op::Jump(if back { -by } else { by })),
+        5 => duration().prop_map(Op::Pass),
+        1 => (duration(), any::<bool>()).prop_map(|(by, back)| Op::Jump(if back { -by } else { by })),
     ]
 }
 
-/// The first of each is what it shrinks to.
+/// Each value shrinks to the first option.
 fn claims() -> impl Strategy<Value = Claims> {
     let exp = prop_oneof![
         9 => Just(Some(60)),
@@ -247,7 +248,7 @@ fn claims() -> impl Strategy<Value = Claims> {
         1 => Just(Some(0)),
         1 => Just(Some(-10)),
         1 => Just(None),
-        // Beyond what any clock shows.
+        // After the year 9999.
         1 => Just(Some(i64::from(u32::MAX) * 1_000)),
     ];
     let iat = prop_oneof![5 => Just(Some(0)), 1 => Just(Some(-20)), 1 => Just(Some(20)), 1 => Just(None)];
@@ -281,7 +282,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 #[test]
-fn the_layer_does_what_the_model_says() {
+fn layer_matches_the_reference_model() {
     let mut config = Config {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/reference_model/regressions.txt"))),
         max_shrink_iters: 20_000,
@@ -290,7 +291,7 @@ fn the_layer_does_what_the_model_says() {
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = 1_000;
     }
-    // The same cases everywhere, unless others are asked for.
+    // The same cases in every run, unless a seed is given.
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(0);
     }
@@ -304,10 +305,10 @@ fn the_layer_does_what_the_model_says() {
     let cases = cases.get();
     match result {
         Ok(()) => {
-            let [requests, hits, calls, refreshes, refusals, replays, dropped] = seen.get();
+            let [requests, hits, calls, refreshes, rejections, replays, dropped] = seen.get();
             println!(
-                "{cases} cases: {requests} requests, {hits} out of the cache; {calls} calls of the source, {refreshes} to refresh, \
-                 {dropped} cut off; {refusals} refusals, {replays} replays"
+                "{cases} cases: {requests} requests, {hits} hits; {calls} source calls, {refreshes} of them refreshes, \
+                 {dropped} dropped; {rejections} rejections, {replays} replays"
             );
         }
         Err(TestError::Fail(why, case)) => panic!("after {cases} cases, shrinking included:\n{case:?}\n  {why}"),

@@ -1,8 +1,8 @@
-//! What the layer may do, in the order in which it is seen to do it. One state for each key: the token in the cache, the token that was
-//! refused, the call of the source that may fill the cache. Times are milliseconds.
+//! The model of the rules. Its state per key is the cached token, the rejected token, and the source call that may fill the cache.
+//! Times are in milliseconds.
 //!
-//! Only what is seen from outside comes in: what the test does, what the source is asked, what reaches the inner service. What should not have
-//! happened is written down, since a source's panic is caught.
+//! Its only input is what can be observed from outside: the steps of the test, the calls of the source, and the requests at the inner
+//! service. It collects violations instead of panicking, because the layer catches a panic of a source.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const FALLBACK_LIFETIME: i64 = 60_000;
 /// The last second of the year 9999.
 const LATEST: i64 = 253_402_300_799_000;
 
-/// The number of the call that made it first.
+/// A token is identified by the number of the call that first made it.
 pub type Token = usize;
 type Call = usize;
 pub type RequestId = usize;
@@ -23,8 +23,8 @@ pub type RequestId = usize;
 #[derive(Clone, Default)]
 struct Key {
     cached: Option<Cached>,
-    refused: Option<Token>,
-    flight: Option<Call>,
+    rejected: Option<Token>,
+    fetch: Option<Call>,
 }
 
 #[derive(Clone)]
@@ -34,18 +34,18 @@ struct Cached {
     until: i64,
     failures: u32,
     no_refresh_before: i64,
-    /// A refresh was due, and somebody asked.
+    /// A lookup has found that a refresh was due.
     refresh_was_due: bool,
 }
 
 struct CallState {
     key: usize,
     started: i64,
-    /// By the timers, which the wall clock's jumps do not touch.
+    /// In timer time, which steps of the wall clock do not change.
     started_by_timer: i64,
-    /// The token that was refused when it began.
+    /// The rejected token when the call began.
     replaces: Option<Token>,
-    /// The token that was good when it began.
+    /// The valid cached token when the call began.
     refreshes: Option<Token>,
     detached: bool,
     outcome: Option<Outcome>,
@@ -58,16 +58,16 @@ enum Outcome {
     Dropped,
 }
 
-/// What a request that asked for a token has to get.
+/// The result that a request has to get for its token lookup.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Expected {
-    /// This one, at once.
+    /// This token, at once.
     Cached(Token),
-    /// What this call brings.
+    /// The result of this call.
     Result(Call),
-    /// Nothing, and why.
-    Nothing(AuthErrorKind),
-    /// Nobody asked the source yet.
+    /// This error, without a call.
+    Error(AuthErrorKind),
+    /// A call has to start.
     Unknown,
 }
 
@@ -84,24 +84,24 @@ pub struct Model {
     pub now: i64,
     pub passed: i64,
     pub on_runtime: bool,
-    /// In the last quarter of a token's life.
+    /// Whether tokens are refreshed in the last quarter of their lifetime.
     pub refreshes: bool,
     pub max_concurrent_fetches: usize,
     pub wrong: Vec<String>,
     keys: Vec<Key>,
     calls: Vec<CallState>,
     requests: Vec<RequestState>,
-    /// Since when and until when the source wants to be left alone, for a partition or for all.
+    /// Start and end of the pause that the source asked for, per partition or for all.
     pauses: HashMap<Option<&'static str>, (i64, i64)>,
-    /// `exp` and `iat` of the tokens made, and for which key.
+    /// Key, `exp` and `iat` of each token.
     made: HashMap<Token, (usize, Option<i64>, Option<i64>)>,
-    /// Who looks for a token just now; whether the air was full then, and whether a call was made for it.
+    /// The request that looks for a token, whether all fetch places were taken then, and whether a call was made for it.
     asking: Option<RequestId>,
     was_full: bool,
     called: bool,
-    /// The test is over: nobody is held any more.
+    /// The test is ending, and nothing is held any more.
     pub hurry: bool,
-    /// The layer is gone: calls may be dropped.
+    /// The layer is dropped, so calls may be dropped.
     pub ending: bool,
 }
 
@@ -133,9 +133,9 @@ impl Model {
         }
     }
 
-    // What may be used.
+    // Freshness and limits.
 
-    /// Until when a token is used that was fetched at `from` (rule D1).
+    /// Returns until when a token fetched at `from` is used (rule D1).
     fn until(&self, token: Token, from: i64) -> i64 {
         let (_, exp, iat) = self.made[&token];
         let end = match (exp, iat) {
@@ -147,12 +147,12 @@ impl Model {
         from + left - (left / 10).min(5_000)
     }
 
-    /// The cached token, if it is good now (rule D1).
-    fn good(&self, key: usize) -> Option<&Cached> {
+    /// Returns the cached token if it is usable now (rule D1).
+    fn usable(&self, key: usize) -> Option<&Cached> {
         self.keys[key].cached.as_ref().filter(|cached| cached.from <= self.now && self.now < cached.until)
     }
 
-    /// When a refresh may begin, and when it has to (rule D2: a tenth of that time is left to chance).
+    /// Returns from when a refresh may start, and from when it has to (rule D2; jitter is a tenth of the window).
     fn due(&self, cached: &Cached) -> Option<(i64, i64)> {
         let ahead = ((cached.until - cached.from) / 4).min(300_000);
         (self.refreshes && self.on_runtime).then(|| (cached.until - ahead - 2, cached.until - ahead * 9 / 10 + 2))
@@ -172,17 +172,17 @@ impl Model {
         pauses.into_iter().flatten().any(|(since, until)| (*since..*until).contains(&self.now))
     }
 
-    fn in_the_air(&self) -> usize {
+    fn running_calls(&self) -> usize {
         self.calls.iter().filter(|call| call.outcome.is_none()).count()
     }
 
-    // What the test does.
+    // Steps of the test.
 
     pub fn request(&mut self, key: usize, replayable: bool) -> RequestId {
         let (expected, sent, answers) = (Expected::Unknown, Vec::new(), Vec::new());
         self.requests.push(RequestState { key, replayable, expected, sent, answers, over: false });
         let id = self.requests.len() - 1;
-        self.ask(id);
+        self.begin_lookup(id);
         id
     }
 
@@ -196,90 +196,92 @@ impl Model {
     }
 
     fn detach(&mut self, key: usize) {
-        if let Some(call) = self.keys[key].flight.take() {
+        if let Some(call) = self.keys[key].fetch.take() {
             self.calls[call].detached = true;
         }
     }
 
-    /// A request looks for a token.
-    fn ask(&mut self, id: RequestId) {
+    /// A request begins its token lookup.
+    fn begin_lookup(&mut self, id: RequestId) {
         let key = self.requests[id].key;
-        let flight = self.keys[key].flight.filter(|call| !self.late_by_clock(*call));
-        self.requests[id].expected = match (self.good(key), flight) {
+        let fetch = self.keys[key].fetch.filter(|call| !self.late_by_clock(*call));
+        self.requests[id].expected = match (self.usable(key), fetch) {
             (Some(cached), _) => Expected::Cached(cached.token),
             (None, Some(call)) => Expected::Result(call),
             (None, None) => Expected::Unknown,
         };
         self.asking = Some(id);
-        self.was_full = self.in_the_air() >= self.max_concurrent_fetches;
+        self.was_full = self.running_calls() >= self.max_concurrent_fetches;
         self.called = false;
     }
 
-    /// It has looked: what it found, and that it started what it should have.
-    pub fn asked(&mut self) {
+    /// The token lookup has returned. Checks that it found the right result and started the right calls.
+    pub fn end_lookup(&mut self) {
         let Some(id) = self.asking.take() else { return };
         let key = self.requests[id].key;
-        let (paused, full) = (self.paused(key), self.in_the_air() >= self.max_concurrent_fetches);
+        let (paused, full) = (self.paused(key), self.running_calls() >= self.max_concurrent_fetches);
         match self.requests[id].expected {
             Expected::Unknown if paused => {
-                self.requests[id].expected = Expected::Nothing(AuthErrorKind::TokenSource);
+                self.requests[id].expected = Expected::Error(AuthErrorKind::TokenSource);
             }
-            Expected::Unknown if full => self.requests[id].expected = Expected::Nothing(AuthErrorKind::Overloaded),
+            Expected::Unknown if full => self.requests[id].expected = Expected::Error(AuthErrorKind::Overloaded),
             Expected::Unknown => {
-                self.wrong.push(format!("c1: request {id} found no token, and no call was made for it"));
+                self.wrong.push(format!("c1: request {id} found no token, and no call was started"));
             }
             Expected::Cached(token) => {
-                let flight = self.called || self.keys[key].flight.is_some();
+                let fetch = self.called || self.keys[key].fetch.is_some();
                 let Some(cached) = self.keys[key].cached.clone().filter(|cached| cached.token == token) else { return };
                 let due = self.due(&cached);
                 if due.is_some_and(|(_, due)| self.now >= due) && !cached.refresh_was_due && !paused && !full {
-                    self.check(flight, || format!("d2: a refresh is due, and request {id} did not start it"));
+                    self.check(fetch, || format!("d2: a refresh is due, and request {id} did not start it"));
                 }
                 if due.is_some_and(|(may_be, _)| self.now >= may_be) {
                     self.keys[key].cached.as_mut().unwrap().refresh_was_due = true;
                 }
             }
-            Expected::Result(_) | Expected::Nothing(_) => {}
+            Expected::Result(_) | Expected::Error(_) => {}
         }
     }
 
-    // What the source sees.
+    // Events at the source.
 
-    /// A call of the source begins. Answers its number, and for which request it is; whether for its replay.
+    /// A source call begins. Returns its number, the request that it is for, and whether it is for the replay.
     pub fn called(&mut self, key: usize, force_refresh: bool) -> (Call, RequestId, bool) {
         let call = self.calls.len();
         self.called = true;
         let asking = self.asking.filter(|id| self.requests[*id].key == key);
-        self.check(asking.is_some(), || format!("call {call}: nobody asked for it"));
-        if let Some(other) = self.keys[key].flight {
+        self.check(asking.is_some(), || format!("call {call}: no request needs it"));
+        if let Some(other) = self.keys[key].fetch {
             let late = self.late_by_clock(other);
-            self.check(late, || format!("c1: call {call} beside call {other}, which is on its way"));
+            self.check(late, || format!("c1: call {call} while call {other} is running"));
         }
         let others = (0..call).filter(|other| self.calls[*other].outcome.is_none() && !self.late(*other)).count();
-        self.check(others < self.max_concurrent_fetches, || format!("c5: call {call} beside {others} others"));
+        self.check(others < self.max_concurrent_fetches, || {
+            format!("c5: call {call} while {others} others are running")
+        });
         let paused = self.paused(key);
-        self.check(!paused, || format!("g2: call {call} in a pause"));
-        let replaces = self.keys[key].refused;
+        self.check(!paused, || format!("g2: call {call} during a pause"));
+        let replaces = self.keys[key].rejected;
         self.check(force_refresh == replaces.is_some(), || {
             format!("d5: call {call}: force_refresh is {force_refresh}")
         });
-        let good = self.good(key).cloned();
-        if let Some(good) = &good {
-            let due = self.due(good).is_some_and(|(may_be, _)| self.now >= may_be);
-            self.check(due, || format!("call {call}, though token {} is good", good.token));
-            let soon = self.now < good.no_refresh_before;
-            self.check(!soon, || format!("d3: call {call} too soon after a refresh that failed"));
+        let usable = self.usable(key).cloned();
+        if let Some(usable) = &usable {
+            let due = self.due(usable).is_some_and(|(may_be, _)| self.now >= may_be);
+            self.check(due, || format!("call {call}, although token {} is usable", usable.token));
+            let soon = self.now < usable.no_refresh_before;
+            self.check(!soon, || format!("d3: call {call} too soon after a failed refresh"));
         }
         self.calls.push(CallState {
             key,
             started: self.now,
             started_by_timer: self.passed,
             replaces,
-            refreshes: good.map(|good| good.token),
+            refreshes: usable.map(|usable| usable.token),
             detached: false,
             outcome: None,
         });
-        self.keys[key].flight = Some(call);
+        self.keys[key].fetch = Some(call);
         if let Some(id) = asking.filter(|id| !matches!(self.requests[*id].expected, Expected::Cached(_))) {
             self.requests[id].expected = Expected::Result(call);
         }
@@ -287,7 +289,7 @@ impl Model {
         (call, id, !self.requests[id].sent.is_empty())
     }
 
-    /// The claims of the token that a call is about to return: as planned, or those of the last token for that key.
+    /// Returns the token of a call and its claims: the planned ones, or the last token for that key.
     pub fn make(&mut self, call: Call, claims: Option<Claims>) -> (Token, Option<i64>, Option<i64>) {
         let key = self.calls[call].key;
         let made = self.calls[..call].iter().filter(|other| other.key == key).filter_map(|call| match call.outcome {
@@ -310,9 +312,9 @@ impl Model {
     /// A call has ended, or is about to panic.
     pub fn ended(&mut self, call: Call, end: &End, token: Option<Token>) {
         let key = self.calls[call].key;
-        let attached = self.keys[key].flight == Some(call);
+        let attached = self.keys[key].fetch == Some(call);
         if attached {
-            self.keys[key].flight = None;
+            self.keys[key].fetch = None;
         }
         let mut not_before = 0;
         if let End::Failed { pause: Some(pause), .. } = end {
@@ -320,32 +322,32 @@ impl Model {
             self.pauses.insert(partition(key), (self.now, not_before));
         }
         self.calls[call].outcome = Some(token.map_or(Outcome::Failed, Outcome::Token));
-        let kept = attached && token.is_some_and(|token| self.keep(call, token));
-        if !kept {
+        let admitted = attached && token.is_some_and(|token| self.admit(call, token));
+        if !admitted {
             self.refresh_failed(call, not_before);
         }
     }
 
-    /// Whether the cache takes it: it is none that was refused or is to be replaced, and it is good now (rules D1, D4, E1).
-    fn keep(&mut self, call: Call, token: Token) -> bool {
+    /// Returns whether the cache admits a token: it is neither rejected nor the one to replace, and it is usable now (rules D1, D4, E1).
+    fn admit(&mut self, call: Call, token: Token) -> bool {
         let CallState { key, started, replaces, refreshes, .. } = self.calls[call];
-        let refused = self.keys[key].refused;
-        if [replaces, refreshes, refused].contains(&Some(token)) {
+        let rejected = self.keys[key].rejected;
+        if [replaces, refreshes, rejected].contains(&Some(token)) {
             return false;
         }
-        self.keys[key].refused = None;
+        self.keys[key].rejected = None;
         let until = self.until(token, started);
-        let good = started <= self.now && self.now < until;
-        if good {
+        let usable = started <= self.now && self.now < until;
+        if usable {
             let (failures, no_refresh_before) = (0, 0);
             let refresh_was_due = false;
             self.keys[key].cached =
                 Some(Cached { token, from: started, until, failures, no_refresh_before, refresh_was_due });
         }
-        good
+        usable
     }
 
-    /// The next refresh waits for a while that doubles (rule D3).
+    /// The time until the next refresh doubles (rule D3).
     fn refresh_failed(&mut self, call: Call, not_before: i64) {
         let CallState { key, refreshes, detached, .. } = self.calls[call];
         let now = self.now;
@@ -363,23 +365,25 @@ impl Model {
         let CallState { key, detached, .. } = self.calls[call];
         let late = self.late(call);
         let awaited = self.requests.iter().any(|r| !r.over && r.sent.len() < 2 && r.expected == Expected::Result(call));
-        self.check(self.ending || late || !awaited, || format!("c5: call {call} was dropped, though it is awaited"));
-        // Those that nobody drives or awaits make room for a newcomer (rule C5).
+        self.check(self.ending || late || !awaited, || {
+            format!("c5: call {call} was dropped, although a request waits for it")
+        });
+        // Without a runtime, a call without waiters makes room for a new one (rule C5).
         let makes_room = !self.on_runtime && self.asking.is_some() && self.was_full;
         let unwanted = detached || makes_room;
-        self.check(self.ending || late || unwanted, || format!("c3: call {call} was dropped, though it was not late"));
+        self.check(self.ending || late || unwanted, || format!("c3: call {call} was dropped before its timeout"));
         self.calls[call].outcome = Some(Outcome::Dropped);
-        if self.keys[key].flight == Some(call) {
-            self.keys[key].flight = None;
+        if self.keys[key].fetch == Some(call) {
+            self.keys[key].fetch = None;
         }
         if late {
             self.refresh_failed(call, 0);
         }
     }
 
-    // What the inner service sees.
+    // Events at the inner service.
 
-    /// Answers how often it was sent before.
+    /// A request was sent. Returns how often it was sent before.
     pub fn sent(&mut self, id: RequestId, token: Token) -> usize {
         let RequestState { expected, key, .. } = self.requests[id];
         let of = self.made[&token].0;
@@ -387,9 +391,9 @@ impl Model {
         let right = match expected {
             Expected::Cached(cached) => cached == token,
             Expected::Result(call) => self.calls[call].outcome == Some(Outcome::Token(token)),
-            Expected::Nothing(_) | Expected::Unknown => false,
+            Expected::Error(_) | Expected::Unknown => false,
         };
-        self.check(right, || format!("request {id} carries token {token}, but should: {expected:?}"));
+        self.check(right, || format!("request {id} carries token {token}, expected {expected:?}"));
         let request = &mut self.requests[id];
         request.sent.push((token, expected));
         let (sent, replay) = (request.sent.len(), request.may_replay());
@@ -399,7 +403,7 @@ impl Model {
         sent - 1
     }
 
-    /// An answer is about to reach the layer. A 401 forgets the token (rule E1), and may be replayed (rule E2).
+    /// A response is about to reach the layer. A 401 forgets the token (rule E1) and may cause a replay (rule E2).
     pub fn answered(&mut self, id: RequestId, status: Status) {
         self.requests[id].answers.push(status);
         if status != Status::Unauthorized {
@@ -409,24 +413,24 @@ impl Model {
         let (key, token) = (request.key, request.sent.last().unwrap().0);
         let (sent, replay) = (request.sent.len(), request.may_replay());
         let newer = self.keys[key].cached.as_ref().is_some_and(|cached| cached.token != token);
-        let replaced_by_flight = match self.keys[key].flight {
+        let replaced_by_fetch = match self.keys[key].fetch {
             Some(call) if self.keys[key].cached.is_none() => self.calls[call].replaces,
             _ => None,
         };
-        if !newer && replaced_by_flight != Some(token) {
+        if !newer && replaced_by_fetch != Some(token) {
             self.keys[key].cached = None;
-            self.keys[key].refused = Some(token);
-            // One that replaces a refused token goes on.
-            if replaced_by_flight.is_none() {
+            self.keys[key].rejected = Some(token);
+            // A call that replaces a rejected token continues.
+            if replaced_by_fetch.is_none() {
                 self.detach(key);
             }
         }
         if sent == 1 && replay {
-            self.ask(id);
+            self.begin_lookup(id);
         }
     }
 
-    // What the caller sees.
+    // Events at the caller.
 
     pub fn over(&mut self, id: RequestId, result: Result<Status, AuthErrorKind>) {
         let request = &mut self.requests[id];
@@ -439,19 +443,23 @@ impl Model {
         };
         match result {
             Ok(status) => {
-                self.check(answers.last() == Some(&status), || format!("request {id}: {status:?} came from nowhere"));
+                self.check(answers.last() == Some(&status), || {
+                    format!("request {id}: {status:?} was not the last response")
+                });
                 if status == Status::Unauthorized && sent.len() == 1 && replay {
-                    let none_better = match expected {
+                    let no_new_token = match expected {
                         Expected::Cached(_) | Expected::Unknown => false,
-                        Expected::Nothing(_) => true,
+                        Expected::Error(_) => true,
                         Expected::Result(_) => !matches!(outcome, Some(Outcome::Token(token)) if token != sent[0].0),
                     };
-                    self.check(none_better, || format!("e2: request {id} was not replayed: {expected:?}, {outcome:?}"));
+                    self.check(no_new_token, || {
+                        format!("e2: request {id} was not replayed: {expected:?}, {outcome:?}")
+                    });
                 }
             }
             Err(kind) => {
                 let right = match expected {
-                    Expected::Nothing(why) => kind == why,
+                    Expected::Error(why) => kind == why,
                     Expected::Result(_) => match outcome {
                         Some(Outcome::Failed) => kind == AuthErrorKind::TokenSource,
                         Some(Outcome::Dropped) => kind == AuthErrorKind::FetchTimeout,
@@ -460,24 +468,24 @@ impl Model {
                     Expected::Cached(_) | Expected::Unknown => false,
                 };
                 self.check(right && sent.is_empty(), || {
-                    format!("request {id} failed: {kind:?}, but should: {expected:?}, {outcome:?}")
+                    format!("request {id} failed: {kind:?}, expected {expected:?}, {outcome:?}")
                 });
             }
         }
     }
 
-    /// Nothing moves any more until the test does something.
+    /// Nothing happens any more until the next step.
     pub fn settled(&mut self) {
         for id in 0..self.requests.len() {
             let request = &self.requests[id];
-            let (over, expected, asks) = (request.over, request.expected, request.asks());
+            let (over, expected, asks) = (request.over, request.expected, request.waits_for_token());
             let waits_for_nothing = match expected {
-                Expected::Cached(_) | Expected::Nothing(_) => true,
+                Expected::Cached(_) | Expected::Error(_) => true,
                 Expected::Result(call) => self.calls[call].outcome.is_some(),
                 Expected::Unknown => false,
             };
             self.check(over || !asks || !waits_for_nothing, || {
-                format!("c2: request {id} waits, though it has: {expected:?}")
+                format!("c2: request {id} waits, although its result is available: {expected:?}")
             });
         }
     }
@@ -486,9 +494,9 @@ impl Model {
         self.calls.len() as u64
     }
 
-    pub fn refusals(&self) -> u64 {
-        let refused = |status: &&Status| **status == Status::Unauthorized;
-        self.requests.iter().map(|request| request.answers.iter().filter(refused).count() as u64).sum()
+    pub fn rejections(&self) -> u64 {
+        let rejected = |status: &&Status| **status == Status::Unauthorized;
+        self.requests.iter().map(|request| request.answers.iter().filter(rejected).count() as u64).sum()
     }
 
     pub fn replays(&self) -> u64 {
@@ -496,10 +504,10 @@ impl Model {
     }
 
     pub fn live(&self) -> usize {
-        self.in_the_air()
+        self.running_calls()
     }
 
-    /// Requests, requests out of the cache, calls, refreshes, refusals, replays, and calls that were dropped.
+    /// Returns the numbers of requests, hits, calls, refreshes, rejections, replays and dropped calls.
     pub fn tally(&self) -> [u64; 7] {
         let count = |number: usize| number as u64;
         let hit = |request: &&RequestState| matches!(request.sent.first(), Some((_, Expected::Cached(_))));
@@ -508,7 +516,7 @@ impl Model {
             count(self.requests.iter().filter(hit).count()),
             self.calls(),
             count(self.calls.iter().filter(|call| call.refreshes.is_some()).count()),
-            self.refusals(),
+            self.rejections(),
             self.replays(),
             count(self.calls.iter().filter(|call| call.outcome == Some(Outcome::Dropped)).count()),
         ]
@@ -516,14 +524,14 @@ impl Model {
 }
 
 impl RequestState {
-    /// The first token came from the cache, and the body is there still (rule E2).
+    /// Returns whether the first token came from the cache and the body was kept (rule E2).
     fn may_replay(&self) -> bool {
         self.replayable && matches!(self.sent.first(), Some((_, Expected::Cached(_))))
     }
 
-    /// It waits for a token: not sent yet, or refused and to be replayed.
-    fn asks(&self) -> bool {
-        let refused = self.answers.first() == Some(&Status::Unauthorized);
-        self.sent.is_empty() || (self.sent.len() == 1 && refused && self.may_replay())
+    /// Returns whether it waits for a token: it was not sent yet, or it was rejected and will be replayed.
+    fn waits_for_token(&self) -> bool {
+        let rejected = self.answers.first() == Some(&Status::Unauthorized);
+        self.sent.is_empty() || (self.sent.len() == 1 && rejected && self.may_replay())
     }
 }

@@ -1,4 +1,4 @@
-//! The layer, between a source and an inner service that tell the model what they see.
+//! Runs a case: the layer with a source and an inner service that report to the model.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use super::{Answer, Case, End, Failure, KEYS, Op, Plan, Status, Wait, params};
 
 type Shared = Arc<Mutex<Model>>;
 type Gates = Arc<Mutex<Vec<Gate>>>;
-/// What the calls do that are made for a request, and for its replay.
+/// The plans of the source calls for each request and for its replay.
 type Plans = Arc<Mutex<Vec<[Plan; 2]>>>;
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,8 +36,8 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Waits its turn at the end of the line of those that are held; nobody is held once the test is over.
-async fn held(gates: &Gates, model: &Shared) {
+/// Waits until it is released, after all that wait already. Returns at once when the test is ending.
+async fn hold(gates: &Gates, model: &Shared) {
     if lock(model).hurry {
         return;
     }
@@ -59,14 +59,14 @@ struct Source {
     plans: Plans,
 }
 
-/// By what is in them: what the crate takes for the same is not asked.
+/// Compares by content, independent of how the crate compares params.
 fn key_of(asked: &AuthParams) -> usize {
     let same =
         |params: AuthParams| params.to_strings() == asked.to_strings() && params.partition() == asked.partition();
-    (0..KEYS).find(|key| same(params(*key))).expect("params that nobody asked for")
+    (0..KEYS).find(|key| same(params(*key))).expect("the source was called with unknown params")
 }
 
-/// Tells of a call that is dropped before its end.
+/// Reports to the model a source call that is dropped before it ended.
 struct Running(Shared, Option<usize>);
 
 impl Drop for Running {
@@ -90,7 +90,7 @@ impl TokenSource for Source {
                     yield_now().await;
                 }
             }
-            Wait::Held => held(&self.held, &self.model).await,
+            Wait::Held => hold(&self.held, &self.model).await,
         }
         let made = {
             let mut model = lock(&self.model);
@@ -109,8 +109,8 @@ impl TokenSource for Source {
             return Ok(Jwt::parse(support::token(&claims))?);
         }
         let End::Failed { how, pause } = end else {
-            // Not by `panic!`: its hook would tell of each.
-            std::panic::resume_unwind(Box::new("a source's panic"))
+            // `panic!` would call the panic hook, which prints each panic.
+            std::panic::resume_unwind(Box::new("the source panics"))
         };
         let error = match how {
             Failure::Permanent => TokenError::new("permanent"),
@@ -136,7 +136,7 @@ async fn yield_now() {
     .await;
 }
 
-/// Which request it is, and what it will be answered: in its extensions.
+/// An extension that holds the id and the responses of a request.
 #[derive(Clone)]
 struct Marked {
     id: RequestId,
@@ -174,13 +174,13 @@ impl Service<Request<Full<Bytes>>> for Wire {
             if !std::mem::take(&mut self.ready) {
                 model.wrong.push(format!("f1: request {id} went to a service that was not polled ready"));
             }
-            model.sent(id, usize::try_from(support::number(token)).unwrap())
+            model.sent(id, usize::try_from(support::token_number(token)).unwrap())
         };
         let answer = answers[attempt.min(1)];
         let (model, gates) = (Arc::clone(&self.model), Arc::clone(&self.held));
         Box::pin(async move {
             if answer.held {
-                held(&gates, &model).await;
+                hold(&gates, &model).await;
             }
             lock(&model).answered(id, answer.status);
             Ok(Response::builder().status(u16::from(answer.status)).body(()).unwrap())
@@ -196,7 +196,7 @@ impl Wake for Woken {
     }
 }
 
-/// A request that is not over.
+/// A request that has not ended.
 struct Open {
     id: RequestId,
     future: Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>>>>,
@@ -215,7 +215,7 @@ struct World {
     open: Vec<Open>,
 }
 
-/// Runs a case; answers what was wrong, and what happened how often.
+/// Runs a case. Returns the violations and the counts of [`Model::tally`].
 pub fn run(case: &Case) -> (Vec<String>, [u64; 7]) {
     if case.on_runtime {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -314,11 +314,11 @@ impl World {
         let ready = Service::<Request<Full<Bytes>>>::poll_ready(&mut service, &mut Context::from_waker(Waker::noop()));
         assert!(ready.is_ready());
         let future = Box::pin(service.call(request));
-        lock(&self.model).asked();
+        lock(&self.model).end_lookup();
         self.open.push(Open { id, future, woken: Arc::new(Woken(AtomicBool::new(true))) });
     }
 
-    /// Polls everybody who was woken, until nothing moves any more. Nobody else is polled: a wake-up that is lost shows.
+    /// Polls woken requests until none is woken any more. It polls no others, so that a lost wake-up is found.
     async fn settle(&mut self) {
         let mut idle = 0;
         while idle < 3 {
@@ -343,15 +343,15 @@ impl World {
             let waker = Waker::from(Arc::clone(&open.woken));
             let polled = open.future.as_mut().poll(&mut Context::from_waker(&waker));
             let mut model = lock(&self.model);
-            model.asked();
+            model.end_lookup();
             let Poll::Ready(result) = polled else { return true };
-            model.over(open.id, result.map(|response| status(&response)).map_err(|error| kind(&error)));
+            model.over(open.id, result.map(|response| status(&response)).map_err(|error| error_kind(&error)));
             false
         });
         moved
     }
 
-    /// Everything that is held goes on, everybody ends, and nothing is left.
+    /// Releases everything, and checks that all requests end and that nothing is left.
     async fn end(mut self) -> (Vec<String>, [u64; 7]) {
         lock(&self.model).hurry = true;
         let held = lock(&self.calls).len() + lock(&self.answers).len();
@@ -366,14 +366,16 @@ impl World {
         {
             let mut model = lock(&model);
             model.ending = true;
-            let seen = (model.calls(), model.refusals(), model.replays());
-            let told = (stats.fetches, stats.rejected, stats.replays);
-            if seen != told {
-                model.wrong.push(format!("stats tell of {told:?} calls, refusals and replays; there were {seen:?}"));
+            let seen = (model.calls(), model.rejections(), model.replays());
+            let reported = (stats.fetches, stats.rejected, stats.replays);
+            if seen != reported {
+                model
+                    .wrong
+                    .push(format!("stats report {reported:?} calls, rejections and replays; there were {seen:?}"));
             }
             let waiting: Vec<_> = open.iter().map(|open| open.id).collect();
             if !waiting.is_empty() {
-                model.wrong.push(format!("c4: these wait for ever: {waiting:?}"));
+                model.wrong.push(format!("c4: these requests never end: {waiting:?}"));
             }
         }
         drop((layer, service, open));
@@ -402,6 +404,6 @@ fn status(response: &Response<()>) -> Status {
     }
 }
 
-fn kind(error: &BoxError) -> AuthErrorKind {
-    error.downcast_ref::<AuthError>().expect("an error of the layer").kind()
+fn error_kind(error: &BoxError) -> AuthErrorKind {
+    error.downcast_ref::<AuthError>().expect("the error is not an AuthError").kind()
 }

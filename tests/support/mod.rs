@@ -1,4 +1,5 @@
-//! What the tests share: a recording inner service, a source that counts, tokens, and short ways to make and send requests.
+//! Helpers shared by the tests: an inner service that records requests, a token source that counts its calls, tokens, and
+//! functions that make and send requests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod captured_events;
@@ -27,9 +28,9 @@ pub const ID: &str = "65f0c0ffee65f0c0ffee65f0";
 pub const SKU_IMAGES: &str = "https://api.aiuta.com/digital-try-on/v1/sku_images_operations";
 pub const TRY_ON: &str = "https://api.aiuta.com/v1/sku_try_on_operations";
 
-/// A request as it left the layer.
+/// A request that the layer passed to the inner service.
 #[derive(Clone)]
-pub struct Seen {
+pub struct SentRequest {
     pub method: Method,
     pub uri: Uri,
     pub version: Version,
@@ -38,8 +39,8 @@ pub struct Seen {
     pub body: Bytes,
 }
 
-impl Seen {
-    /// The names of the credentials it carries, one for each value.
+impl SentRequest {
+    /// Returns the names of the credential headers it carries, once per value.
     pub fn credentials(&self) -> Vec<&'static str> {
         let names = ["authorization", "x-api-key", "x-user-id"];
         names.into_iter().flat_map(|name| self.headers.get_all(name).iter().map(move |_| name)).collect()
@@ -50,21 +51,21 @@ impl Seen {
     }
 
     pub fn token(&self) -> &str {
-        self.header("authorization").strip_prefix("Bearer ").expect("no token")
+        self.header("authorization").strip_prefix("Bearer ").expect("the request carries no token")
     }
 }
 
-type Answer = Arc<dyn Fn(Seen) -> BoxFuture<'static, Result<Response<Full<Bytes>>, BoxError>> + Send + Sync>;
+type Respond = Arc<dyn Fn(SentRequest) -> BoxFuture<'static, Result<Response<Full<Bytes>>, BoxError>> + Send + Sync>;
 
-/// An inner service that records what it gets. It insists on being polled ready before each call.
+/// An inner service that records its requests. It panics if it is called without being polled ready first (rule F1).
 #[derive(Clone)]
 pub struct Recorder {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answer: Answer,
+    requests: Arc<Mutex<Vec<SentRequest>>>,
+    respond: Respond,
     ready: Ready,
 }
 
-/// Whether a service was polled ready; a clone was not.
+/// Whether a service was polled ready. A clone of it was not.
 #[derive(Default)]
 struct Ready(bool);
 
@@ -75,32 +76,32 @@ impl Clone for Ready {
 }
 
 impl Recorder {
-    /// Answers 200 to everything.
+    /// Responds to every request with 200.
     pub fn new() -> Self {
-        Self::answering(|_| StatusCode::OK)
+        Self::with_status(|_| StatusCode::OK)
     }
 
-    pub fn answering(answer: impl Fn(&Seen) -> StatusCode + Send + Sync + 'static) -> Self {
-        Self::with(move |seen| {
-            let status = answer(&seen);
+    pub fn with_status(status: impl Fn(&SentRequest) -> StatusCode + Send + Sync + 'static) -> Self {
+        Self::with_response(move |request| {
+            let status = status(&request);
             async move { Ok(Response::builder().status(status).body(Full::default()).unwrap()) }
         })
     }
 
-    /// 401 to each of these tokens, 200 to others.
-    pub fn refusing(refused: &Refused) -> Self {
-        let refused = refused.clone();
-        Self::answering(move |seen| match refused.has(seen.token()) {
+    /// Responds with 401 to each of these tokens, and with 200 to others.
+    pub fn rejecting(rejected: &RejectedTokens) -> Self {
+        let rejected = rejected.clone();
+        Self::with_status(move |request| match rejected.contains(request.token()) {
             true => StatusCode::UNAUTHORIZED,
             false => StatusCode::OK,
         })
     }
 
-    /// 401 to the tokens that `refuses` names, by their numbers, once `gate` has let the answer pass; 200 to others at once.
-    pub fn slow_to_refuse(gate: &Gate, refuses: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+    /// Responds with 401, after passing `gate`, to tokens whose numbers `rejects` selects; with 200 to others at once.
+    pub fn rejecting_after(gate: &Gate, rejects: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
         let gate = gate.clone();
-        Self::with(move |seen| {
-            let gate = refuses(number(seen.token())).then(|| gate.clone());
+        Self::with_response(move |request| {
+            let gate = rejects(token_number(request.token())).then(|| gate.clone());
             async move {
                 let status = if gate.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
                 if let Some(gate) = gate {
@@ -111,35 +112,39 @@ impl Recorder {
         })
     }
 
-    pub fn with<F, Fut>(answer: F) -> Self
+    pub fn with_response<F, Fut>(respond: F) -> Self
     where
-        F: Fn(Seen) -> Fut + Send + Sync + 'static,
+        F: Fn(SentRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Response<Full<Bytes>>, BoxError>> + Send + 'static,
     {
-        Self { seen: Arc::default(), answer: Arc::new(move |seen| Box::pin(answer(seen))), ready: Ready::default() }
+        Self {
+            requests: Arc::default(),
+            respond: Arc::new(move |request| Box::pin(respond(request))),
+            ready: Ready::default(),
+        }
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<SentRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
     pub fn count(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.requests.lock().unwrap().len()
     }
 
-    /// The only request so far.
-    pub fn only(&self) -> Seen {
-        let seen = self.seen();
-        assert_eq!(seen.len(), 1, "requests that left the layer");
-        seen.into_iter().next().unwrap()
+    /// Returns the only request so far.
+    pub fn only(&self) -> SentRequest {
+        let requests = self.requests();
+        assert_eq!(requests.len(), 1, "requests that reached the inner service");
+        requests.into_iter().next().unwrap()
     }
 
-    pub fn last(&self) -> Seen {
-        self.seen().pop().expect("nothing left the layer")
+    pub fn last(&self) -> SentRequest {
+        self.requests().pop().expect("no request reached the inner service")
     }
 
     pub fn tokens(&self) -> Vec<String> {
-        self.seen().iter().map(|seen| seen.token().to_owned()).collect()
+        self.requests().iter().map(|request| request.token().to_owned()).collect()
     }
 }
 
@@ -159,12 +164,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        assert!(std::mem::take(&mut self.ready.0), "f1: called without being polled ready");
-        let (seen, answer) = (self.seen.clone(), self.answer.clone());
+        assert!(std::mem::take(&mut self.ready.0), "F1: the service was called without being polled ready");
+        let (requests, respond) = (self.requests.clone(), self.respond.clone());
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map_err(Into::into)?.to_bytes();
-            let request = Seen {
+            let request = SentRequest {
                 method: parts.method,
                 uri: parts.uri,
                 version: parts.version,
@@ -172,37 +177,37 @@ where
                 extensions: parts.extensions,
                 body,
             };
-            seen.lock().unwrap().push(request.clone());
-            answer(request).await
+            requests.lock().unwrap().push(request.clone());
+            respond(request).await
         })
     }
 }
 
-/// Tokens that Aiuta refuses.
+/// Tokens that Aiuta rejects with 401.
 #[derive(Clone, Default)]
-pub struct Refused(Arc<Mutex<Vec<String>>>);
+pub struct RejectedTokens(Arc<Mutex<Vec<String>>>);
 
-impl Refused {
+impl RejectedTokens {
     pub fn add(&self, token: impl Into<String>) {
         self.0.lock().unwrap().push(token.into());
     }
 
-    pub fn has(&self, token: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|refused| refused == token)
+    pub fn contains(&self, token: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|rejected| rejected == token)
     }
 }
 
-/// A token with these claims, and a signature that nobody checks.
+/// Returns a token with these claims and a made-up signature.
 pub fn token(claims: &serde_json::Value) -> String {
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}.{}", part(r#"{"alg":"HS256","typ":"JWT"}"#), part(&claims.to_string()), part("signature"))
 }
 
-pub fn seconds(time: SystemTime) -> u64 {
+pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The claims of a token that was sent.
+/// Returns the claims of a token.
 pub fn claims(token: &str) -> serde_json::Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
@@ -210,7 +215,8 @@ pub fn claims(token: &str) -> serde_json::Value {
 
 type Make = Arc<dyn Fn(usize, TokenRequest) -> BoxFuture<'static, Result<Jwt, TokenError>> + Send + Sync>;
 
-/// A source that counts and records its calls. Each token is another; it tells its number (from 1) and its params.
+/// A token source that counts and records its calls. Each token is different: its claims hold the number of the call, from 1,
+/// and the params.
 #[derive(Clone)]
 pub struct Source {
     calls: Arc<AtomicUsize>,
@@ -219,17 +225,17 @@ pub struct Source {
 }
 
 impl Source {
-    /// Tokens good for `lifetime`.
-    pub fn lasting(lifetime: Duration) -> Self {
-        Self::with(move |number, request| async move { Ok(numbered(number, &request, lifetime)) })
+    /// Makes tokens that are valid for `lifetime`.
+    pub fn with_lifetime(lifetime: Duration) -> Self {
+        Self::from_fn(move |number, request| async move { Ok(numbered_token(number, &request, lifetime)) })
     }
 
-    /// Tokens good for a minute.
+    /// Makes tokens that are valid for a minute.
     pub fn new() -> Self {
-        Self::lasting(Duration::from_secs(60))
+        Self::with_lifetime(Duration::from_secs(60))
     }
 
-    pub fn with<F, Fut>(make: F) -> Self
+    pub fn from_fn<F, Fut>(make: F) -> Self
     where
         F: Fn(usize, TokenRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Jwt, TokenError>> + Send + 'static,
@@ -241,21 +247,21 @@ impl Source {
         }
     }
 
-    /// Tokens good for a minute, each once `gate` has let it pass.
-    pub fn behind(gate: &Gate) -> Self {
-        Self::held(gate, |_| true)
+    /// Makes tokens that are valid for a minute. Each call waits for `gate`.
+    pub fn gated(gate: &Gate) -> Self {
+        Self::gated_calls(gate, |_| true)
     }
 
-    /// Tokens good for a minute; those of the calls that `which` names once `gate` has let them pass.
-    pub fn held(gate: &Gate, which: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
+    /// Makes tokens that are valid for a minute. The calls whose numbers `is_gated` selects wait for `gate`.
+    pub fn gated_calls(gate: &Gate, is_gated: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
         let gate = gate.clone();
-        Self::with(move |number, request| {
-            let gate = which(number).then(|| gate.clone());
+        Self::from_fn(move |number, request| {
+            let gate = is_gated(number).then(|| gate.clone());
             async move {
                 if let Some(gate) = gate {
                     gate.pass().await;
                 }
-                Ok(numbered(number, &request, Duration::from_secs(60)))
+                Ok(numbered_token(number, &request, Duration::from_secs(60)))
             }
         })
     }
@@ -277,9 +283,9 @@ impl TokenSource for Source {
     }
 }
 
-/// The token that [`Source`] makes.
-pub fn numbered(number: usize, request: &TokenRequest, lifetime: Duration) -> Jwt {
-    let now = seconds(request.now());
+/// Returns the token that [`Source`] makes in its call of this number.
+pub fn numbered_token(number: usize, request: &TokenRequest, lifetime: Duration) -> Jwt {
+    let now = unix_seconds(request.now());
     let claims = serde_json::json!({
         "iat": now,
         "exp": now + lifetime.as_secs(),
@@ -290,12 +296,12 @@ pub fn numbered(number: usize, request: &TokenRequest, lifetime: Duration) -> Jw
     Jwt::parse(token(&claims)).unwrap()
 }
 
-/// Which call of the source a token came from.
-pub fn number(token: &str) -> u64 {
+/// Returns the number of the source call that a token came from.
+pub fn token_number(token: &str) -> u64 {
     claims(token)["number"].as_u64().unwrap()
 }
 
-/// Holds a source back until it is opened, once for each permit.
+/// Blocks those who pass it until it is opened. Each permit lets one pass.
 #[derive(Clone)]
 pub struct Gate(Arc<tokio::sync::Semaphore>);
 
@@ -313,17 +319,17 @@ impl Gate {
     }
 }
 
-/// A layer with the Jwt scheme.
+/// Returns a builder with the JWT scheme.
 pub fn jwt(source: impl TokenSource) -> AiutaAuthBuilder {
     AiutaAuthLayer::builder().jwt(ID, source)
 }
 
-/// A layer with the Jwt scheme on a clock of its own.
-pub fn jwt_at(clock: &ManualClock, source: impl TokenSource) -> AiutaAuthLayer {
+/// Returns a layer with the JWT scheme and this clock.
+pub fn jwt_with_clock(clock: &ManualClock, source: impl TokenSource) -> AiutaAuthLayer {
     jwt(source).clock(clock.clone()).build().unwrap()
 }
 
-/// The service that a layer makes around a recorder.
+/// Wraps a recorder in the layer.
 pub fn service(layer: &AiutaAuthLayer, inner: &Recorder) -> AiutaAuth<Recorder> {
     layer.layer(inner.clone())
 }
@@ -332,7 +338,7 @@ pub fn params(image: &str) -> AuthParams {
     AuthParams::new().with("uploaded_image_id", image).with("sku_id", "dress-1")
 }
 
-/// A request that starts a try-on, its params in its extensions.
+/// Returns a request that starts a try-on, with its params in the extensions.
 pub fn try_on(image: &str) -> Request<Full<Bytes>> {
     with_params(params(image))
 }
@@ -351,7 +357,7 @@ pub fn get(uri: &str) -> Request<Full<Bytes>> {
     Request::get(uri).body(Full::default()).unwrap()
 }
 
-/// Sends a request through a clone of the service.
+/// Sends a request through a clone of the service, and returns the status.
 pub async fn send<S, R>(service: &S, request: Request<Full<Bytes>>) -> Result<StatusCode, BoxError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = BoxError> + Clone,
@@ -359,16 +365,20 @@ where
     Ok(service.clone().oneshot(request).await?.status())
 }
 
-/// The layer's own error.
+/// Returns the error as the [`AuthError`] that it has to be.
 pub fn auth_error<T: std::fmt::Debug>(result: Result<T, BoxError>) -> AuthError {
-    result.expect_err("it should fail").downcast_ref::<AuthError>().expect("not an AuthError").clone()
+    result
+        .expect_err("the request succeeded")
+        .downcast_ref::<AuthError>()
+        .expect("the error is not an AuthError")
+        .clone()
 }
 
-pub fn kind<T: std::fmt::Debug>(result: Result<T, BoxError>) -> AuthErrorKind {
+pub fn error_kind<T: std::fmt::Debug>(result: Result<T, BoxError>) -> AuthErrorKind {
     auth_error(result).kind()
 }
 
-/// Lets every other task of a current-thread runtime run until it waits.
+/// Lets every other task of a current-thread runtime run until all of them wait.
 pub async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Servers on loopback for what `FakeAiuta` never does: they redirect, or are somebody else's.
+//! Loopback servers for what `FakeAiuta` does not do: redirects, and hosts that are not Aiuta.
 
 use std::future::IntoFuture;
 use std::net::Ipv4Addr;
@@ -15,33 +15,36 @@ use tower::ServiceExt;
 use tower_aiuta_auth::testing::{FakeAiuta, FakeServer};
 use tower_aiuta_auth::{AiutaAuthLayer, JwtSigner};
 
-use super::{Recorder, Seen};
+use super::{Recorder, SentRequest};
 
-/// A server that speaks HTTP/1 and, to a client that begins with it, HTTP/2, until it is dropped.
+/// A server for HTTP/1 and for HTTP/2 with prior knowledge. It runs until it is dropped.
 pub struct Server {
     origin: String,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub async fn of(recorder: &Recorder) -> Self {
+    /// Passes every request to `recorder`.
+    pub async fn recording(recorder: &Recorder) -> Self {
         let recorder = recorder.clone();
-        Self::routing(Router::new().fallback(async move |request: Request| recorder.oneshot(request).await.unwrap()))
-            .await
+        Self::with_router(
+            Router::new().fallback(async move |request: Request| recorder.oneshot(request).await.unwrap()),
+        )
+        .await
     }
 
-    /// At an address of this machine; `None` if it is not one.
-    pub async fn at(address: &str, recorder: &Recorder) -> Option<Self> {
+    /// Binds to `address`. Returns `None` if this machine does not have that address.
+    pub async fn bind(address: &str, recorder: &Recorder) -> Option<Self> {
         let recorder = recorder.clone();
         let router = Router::new().fallback(async move |request: Request| recorder.oneshot(request).await.unwrap());
-        Some(Self::on(TcpListener::bind(address).await.ok()?, router))
+        Some(Self::serve(TcpListener::bind(address).await.ok()?, router))
     }
 
-    pub async fn routing(router: Router) -> Self {
-        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), router)
+    pub async fn with_router(router: Router) -> Self {
+        Self::serve(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), router)
     }
 
-    fn on(listener: TcpListener, router: Router) -> Self {
+    fn serve(listener: TcpListener, router: Router) -> Self {
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move { axum::serve(listener, router).into_future().await.unwrap() });
         Self { origin, task }
@@ -58,11 +61,11 @@ impl Drop for Server {
     }
 }
 
-/// Answers 307 to wherever `location` says, otherwise 200.
-pub fn redirecting(location: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Recorder {
-    Recorder::with(move |seen| {
+/// Responds with 307 to the `location` of a request, or with 200 if that is `None`.
+pub fn redirecting(location: impl Fn(&SentRequest) -> Option<String> + Send + Sync + 'static) -> Recorder {
+    Recorder::with_response(move |request| {
         let mut response = Response::<Full<Bytes>>::default();
-        if let Some(location) = location(&seen) {
+        if let Some(location) = location(&request) {
             *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
             response.headers_mut().insert(LOCATION, location.parse().unwrap());
         }
@@ -70,13 +73,13 @@ pub fn redirecting(location: impl Fn(&Seen) -> Option<String> + Send + Sync + 's
     })
 }
 
-/// The ApiKey scheme for this stand-in.
-pub fn with_api_key(aiuta: &FakeAiuta, server: &FakeServer) -> AiutaAuthLayer {
+/// Returns a layer with the API key of this `FakeAiuta`.
+pub fn api_key_layer(aiuta: &FakeAiuta, server: &FakeServer) -> AiutaAuthLayer {
     AiutaAuthLayer::builder().api_key(aiuta.api_key()).origins([server.origin()]).build().unwrap()
 }
 
-/// The Jwt scheme for this stand-in.
-pub fn with_jwt(aiuta: &FakeAiuta, server: &FakeServer) -> AiutaAuthLayer {
+/// Returns a layer that signs JWTs for this `FakeAiuta`.
+pub fn jwt_layer(aiuta: &FakeAiuta, server: &FakeServer) -> AiutaAuthLayer {
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
     AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([server.origin()]).build().unwrap()
 }

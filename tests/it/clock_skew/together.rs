@@ -1,95 +1,99 @@
-//! Many requests, and what was under way or in the cache when the clock is found to be wrong.
+//! Concurrent requests, cached tokens and running fetches when an offset is adopted.
 
 use super::*;
 
 #[tokio::test]
-async fn h1_what_was_fetched_by_the_wrong_clock_is_not_used() {
+async fn h1_cached_token_of_the_wrong_clock_is_not_used() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
-        let pair = Pair::off_by(seconds);
-        let (image, other) = (pair.upload().await, pair.upload().await);
-        pair.layer.token_cache().unwrap().get(&params(&other)).await.unwrap();
-        assert_eq!(pair.start(&image).await, [401, 200]);
-        assert_eq!(pair.start(&other).await, [200], "its token was in the cache");
-        assert_eq!(pair.source.calls(), 4);
+        let setup = Setup::off_by(seconds);
+        let (image, other) = (setup.upload().await, setup.upload().await);
+        setup.layer.token_cache().unwrap().get(&params(&other)).await.unwrap();
+        assert_eq!(setup.start(&image).await, [401, 200]);
+        assert_eq!(setup.start(&other).await, [200], "its token is cached");
+        assert_eq!(setup.source.calls(), 4);
     }
 }
 
 #[tokio::test]
-async fn h1_twenty_requests_with_one_token_cause_one_new_fetch() {
+async fn h1_twenty_requests_with_one_token_cause_one_fetch() {
     for waits in [false, true] {
         let gate = Gate::closed();
-        let pair = Pair::held(-10 * MINUTES, &gate, if waits { usize::MAX } else { 0 });
+        let setup = Setup::gated(-10 * MINUTES, &gate, if waits { usize::MAX } else { 0 });
         gate.open(1);
-        let image = pair.upload().await;
-        let held = pair.aiuta.hold();
-        let callers: Vec<_> = (0..20).map(|_| tokio::spawn(pair.service().oneshot(try_on(&image)))).collect();
-        pair.aiuta.wait_for(20).await;
-        held.release();
+        let image = setup.upload().await;
+        let hold = setup.aiuta.hold();
+        let callers: Vec<_> = (0..20).map(|_| tokio::spawn(setup.service().oneshot(try_on(&image)))).collect();
+        setup.aiuta.wait_for(20).await;
+        hold.release();
         settle().await;
         gate.open(100);
         for caller in callers {
             assert_eq!(caller.await.unwrap().unwrap().status(), 200);
         }
-        assert_eq!((pair.aiuta.requests().len(), pair.source.calls()), (40, 2));
-        assert_eq!((pair.aiuta.operations_started(), pair.offset()), (20, 10 * MINUTES));
+        assert_eq!((setup.aiuta.requests().len(), setup.source.calls()), (40, 2));
+        assert_eq!((setup.aiuta.operations_started(), setup.offset()), (20, 10 * MINUTES));
     }
 }
 
 #[tokio::test]
-async fn h1_twenty_requests_with_a_token_each_all_get_through() {
-    let pair = Pair::off_by(10 * MINUTES);
+async fn h1_twenty_requests_with_own_tokens_are_all_replayed() {
+    let setup = Setup::off_by(10 * MINUTES);
     let mut images = Vec::new();
     for _ in 0..20 {
-        images.push(pair.upload().await);
+        images.push(setup.upload().await);
     }
-    let held = pair.aiuta.hold();
-    let callers: Vec<_> = images.iter().map(|image| tokio::spawn(pair.service().oneshot(try_on(image)))).collect();
-    pair.aiuta.wait_for(20).await;
-    held.release();
+    let hold = setup.aiuta.hold();
+    let callers: Vec<_> = images.iter().map(|image| tokio::spawn(setup.service().oneshot(try_on(image)))).collect();
+    setup.aiuta.wait_for(20).await;
+    hold.release();
     for caller in callers {
         assert_eq!(caller.await.unwrap().unwrap().status(), 200);
     }
-    // The first adopted the difference; the others' tokens were made by the wrong clock all the same.
-    assert_eq!((pair.aiuta.requests().len(), pair.source.calls()), (40, 40));
-    assert_eq!(pair.offset(), -10 * MINUTES);
+    // The first adopts the offset. The tokens of the others were also made by the wrong clock.
+    assert_eq!((setup.aiuta.requests().len(), setup.source.calls()), (40, 40));
+    assert_eq!(setup.offset(), -10 * MINUTES);
 }
 
 #[tokio::test]
-async fn h1_a_fetch_under_way_goes_on_and_is_not_late() {
-    // The first call of the source hangs, for one image, while another's request finds out that the clock is behind.
+async fn h1_adopting_an_offset_does_not_time_out_a_running_fetch() {
+    // The first call of the source hangs while a request for another image adopts an offset.
     let gate = Gate::closed();
-    let pair = Pair::held(-10 * MINUTES, &gate, 1);
-    let (slow, quick) = (pair.upload().await, pair.upload().await);
-    let first = tokio::spawn(pair.service().oneshot(try_on(&slow)));
+    let setup = Setup::gated(-10 * MINUTES, &gate, 1);
+    let (slow, quick) = (setup.upload().await, setup.upload().await);
+    let first = tokio::spawn(setup.service().oneshot(try_on(&slow)));
     settle().await;
-    assert_eq!(pair.start(&quick).await, [401, 200]);
-    let second = tokio::spawn(pair.service().oneshot(try_on(&slow)));
+    assert_eq!(setup.start(&quick).await, [401, 200]);
+    let second = tokio::spawn(setup.service().oneshot(try_on(&slow)));
     settle().await;
-    let stats = pair.layer.token_cache().unwrap().stats();
-    assert_eq!((pair.source.calls(), stats.coalesced, stats.failures), (3, 1, 0), "ten minutes later it is not");
-    // What it brings was made by the wrong clock: refused, and replaced once for both.
+    let stats = setup.layer.token_cache().unwrap().stats();
+    assert_eq!(
+        (setup.source.calls(), stats.coalesced, stats.failures),
+        (3, 1, 0),
+        "the offset does not count as elapsed time"
+    );
+    // Its token was made by the wrong clock. It is rejected, and replaced once for both requests.
     gate.open(1);
     for caller in [first, second] {
         assert_eq!(caller.await.unwrap().unwrap().status(), 200);
     }
-    assert_eq!(pair.source.calls(), 4);
-    assert_eq!(pair.start(&slow).await, [200]);
+    assert_eq!(setup.source.calls(), 4);
+    assert_eq!(setup.start(&slow).await, [200]);
 }
 
 #[tokio::test]
-async fn h1_a_pause_that_the_source_asked_for_is_no_shorter() {
+async fn h1_adopting_an_offset_does_not_shorten_a_source_pause() {
     let clock = ManualClock::default();
-    let source = Source::with(|number, request| async move {
+    let source = Source::from_fn(|number, request| async move {
         match number {
             2 => Err(TokenError::transient("busy").with_retry_after(secs(60))),
-            _ => Ok(numbered(number, &request, secs(3600))),
+            _ => Ok(numbered_token(number, &request, secs(3600))),
         }
     });
-    let layer = jwt_at(&clock, source);
+    let layer = jwt_with_clock(&clock, source);
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-    let inner = answering(401, &[("date", &date(&off_by(10 * MINUTES, &clock)))]);
+    let inner = responding(401, &[("date", &date(&off_by(10 * MINUTES, &clock)))]);
     let service = service(&layer, &inner);
-    assert_eq!(kind(send(&service, try_on("image-2")).await), AuthErrorKind::TokenSource);
+    assert_eq!(error_kind(send(&service, try_on("image-2")).await), AuthErrorKind::TokenSource);
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 401);
     assert_eq!(offset(&layer), 10 * MINUTES);
     let error = auth_error(send(&service, try_on("image-2")).await);

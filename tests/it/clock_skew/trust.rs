@@ -1,9 +1,9 @@
-//! What is believed of a `Date`, and for how long.
+//! Which `Date` headers adopt an offset, and for how long it is in force.
 
 use super::*;
 
 #[tokio::test]
-async fn h1_from_five_seconds_to_a_day() {
+async fn h1_offset_is_adopted_from_five_seconds_to_a_day() {
     for (seconds, sent, adopted) in [
         (0, 1, 0),
         (4, 1, 0),
@@ -19,18 +19,18 @@ async fn h1_from_five_seconds_to_a_day() {
     ] {
         let clock = ManualClock::default();
         let source = Source::new();
-        let layer = jwt_at(&clock, source.clone());
-        let inner = answering(401, &[("date", &date(&off_by(seconds, &clock)))]);
+        let layer = jwt_with_clock(&clock, source.clone());
+        let inner = responding(401, &[("date", &date(&off_by(seconds, &clock)))]);
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
         assert_eq!((inner.count(), source.calls(), offset(&layer)), (sent, sent, adopted), "{seconds} s");
-        // Whatever it was, the next one has a token by the right clock, and a 401 is a 401.
+        // The next token is made by the corrected clock, so its 401 is returned.
         send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
         assert_eq!((inner.count(), offset(&layer)), (sent + 1, adopted), "{seconds} s");
     }
 }
 
 #[tokio::test]
-async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
+async fn h1_unusable_date_adopts_no_offset() {
     let clock = ManualClock::default();
     let later = date(&off_by(10 * MINUTES, &clock));
     let cases: [&[(&str, &str)]; 7] = [
@@ -43,18 +43,18 @@ async fn h1_a_date_that_can_not_be_relied_on_changes_nothing() {
         &[("last-modified", &later), ("expires", &later)],
     ];
     for headers in cases {
-        let layer = jwt_at(&clock, Source::new());
-        let inner = answering(401, headers);
+        let layer = jwt_with_clock(&clock, Source::new());
+        let inner = responding(401, headers);
         assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
         assert_eq!((inner.count(), offset(&layer)), (1, 0), "{headers:?}");
     }
 }
 
 #[tokio::test]
-async fn h1_only_a_refused_token_of_ours_tells_the_time() {
+async fn h1_only_a_401_to_our_token_adopts_an_offset() {
     let clock = ManualClock::default();
     let later = date(&off_by(10 * MINUTES, &clock));
-    let layer = jwt_at(&clock, Source::new());
+    let layer = jwt_with_clock(&clock, Source::new());
     for (status, request) in [
         (401, post("https://example.com/v1/sku_images_operations", "{}")),
         (401, post("http://api.aiuta.com/v1/sku_images_operations", "{}")),
@@ -63,19 +63,19 @@ async fn h1_only_a_refused_token_of_ours_tells_the_time() {
         (403, try_on("image-2")),
         (503, try_on("image-3")),
     ] {
-        let inner = answering(status, &[("date", &later)]);
+        let inner = responding(status, &[("date", &later)]);
         assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), status);
         assert_eq!((inner.count(), offset(&layer)), (1, 0));
     }
 }
 
 #[tokio::test]
-async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
-    // It waits for a permit, or the machine sleeps; the answer is dated before that, or after.
+async fn h1_slow_response_adopts_no_offset() {
+    // The request waits for a permit, or the machine sleeps. The response is dated before or after that.
     for dated_after in [false, true] {
         let clock = ManualClock::default();
-        let layer = jwt_at(&clock, Source::new());
-        let inner = Recorder::with({
+        let layer = jwt_with_clock(&clock, Source::new());
+        let inner = Recorder::with_response({
             let clock = clock.clone();
             move |_| {
                 let before = date(&clock);
@@ -91,30 +91,30 @@ async fn h1_how_long_an_answer_takes_says_nothing_about_the_clock() {
 }
 
 #[tokio::test]
-async fn h1_a_clock_that_is_set_right_is_believed_again() {
+async fn h1_corrected_machine_clock_voids_the_offset() {
     for (seconds, at_once) in [(-10 * MINUTES, [401, 200].as_slice()), (10 * MINUTES, &[200])] {
-        let pair = Pair::off_by(seconds);
-        let (image, other) = (pair.upload().await, pair.upload().await);
-        pair.start(&image).await;
-        // Set back it is seen to be another clock; set forward it is found out by Aiuta.
-        pair.ours.set(pair.right.now());
-        assert_eq!(pair.start(&image).await, at_once);
-        assert_eq!(pair.offset(), 0);
-        assert_eq!((pair.start(&image).await, pair.start(&other).await), (vec![200], vec![200]));
-        // And wrong again.
-        pair.ours.advance(secs(300));
-        assert_eq!((pair.start(&image).await, pair.offset()), (vec![401, 200], -300));
+        let setup = Setup::off_by(seconds);
+        let (image, other) = (setup.upload().await, setup.upload().await);
+        setup.start(&image).await;
+        // A step back voids the offset at once. After a step forward, the next 401 does.
+        setup.machine.set(setup.right.now());
+        assert_eq!(setup.start(&image).await, at_once);
+        assert_eq!(setup.offset(), 0);
+        assert_eq!((setup.start(&image).await, setup.start(&other).await), (vec![200], vec![200]));
+        // The clock goes wrong again.
+        setup.machine.advance(secs(300));
+        assert_eq!((setup.start(&image).await, setup.offset()), (vec![401, 200], -300));
     }
 }
 
 #[tokio::test]
-async fn h1_the_offset_is_forgotten_after_an_hour() {
-    let pair = Pair::off_by(-10 * MINUTES);
-    let image = pair.upload().await;
-    pair.start(&image).await;
-    pair.pass(HOUR - 1);
-    assert_eq!((pair.offset(), pair.start(&image).await), (10 * MINUTES, vec![200]));
-    pair.pass(1);
-    assert_eq!((pair.offset(), pair.start(&image).await), (0, vec![401, 200]));
-    assert_eq!((pair.offset(), pair.start(&image).await), (10 * MINUTES, vec![200]));
+async fn h1_offset_expires_after_an_hour() {
+    let setup = Setup::off_by(-10 * MINUTES);
+    let image = setup.upload().await;
+    setup.start(&image).await;
+    setup.advance(HOUR - 1);
+    assert_eq!((setup.offset(), setup.start(&image).await), (10 * MINUTES, vec![200]));
+    setup.advance(1);
+    assert_eq!((setup.offset(), setup.start(&image).await), (0, vec![401, 200]));
+    assert_eq!((setup.offset(), setup.start(&image).await), (10 * MINUTES, vec![200]));
 }

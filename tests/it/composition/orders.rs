@@ -1,5 +1,5 @@
-//! Limits, `LoadShed`, `Buffer` and boxes on either side of the layer, over every transport: what order gives what behaviour. `Retry`, `Timeout`
-//! and `FollowRedirect` are in `composition.rs`.
+//! Limits, `LoadShed`, `Buffer` and boxes on either side of the layer, over every transport. `composition.rs` has `Retry`,
+//! `Timeout` and `FollowRedirect`.
 
 use futures::FutureExt;
 use tower::buffer::Buffer;
@@ -12,8 +12,8 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A transport, and at its end a stand-in for Aiuta with a source of tokens for it, behind a gate.
-struct Set {
+/// A transport to a fake Aiuta, and a layer whose token source waits for a gate.
+struct Setup {
     name: &'static str,
     transport: Transport,
     aiuta: FakeAiuta,
@@ -24,12 +24,12 @@ struct Set {
     layer: AiutaAuthLayer,
 }
 
-impl Set {
-    async fn new(at: usize) -> Self {
+impl Setup {
+    async fn new(index: usize) -> Self {
         let (aiuta, server, image) = aiuta().await;
-        let (name, transport) = transports(&aiuta)[at].clone();
+        let (name, transport) = transports(&aiuta)[index].clone();
         let gate = Gate::closed();
-        let source = Source::with({
+        let source = Source::from_fn({
             let (gate, signer) = (gate.clone(), JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap());
             move |_, request| {
                 let (gate, signer) = (gate.clone(), signer.clone());
@@ -48,12 +48,12 @@ impl Set {
         start(self.server.origin(), &self.image)
     }
 
-    /// Needs no token.
+    /// Returns a request that needs no token.
     fn models(&self) -> Req {
         get(&format!("{}{MODELS}", self.server.origin()))
     }
 
-    /// Starts a try-on, and waits until it waits for its token.
+    /// Starts a try-on, and returns once it waits for its token.
     async fn waiting_for_a_token<S>(&self, client: S) -> tokio::task::JoinHandle<StatusCode>
     where
         S: Service<Req, Response = Res, Error = BoxError, Future: Send> + Send + 'static,
@@ -66,7 +66,7 @@ impl Set {
         started
     }
 
-    /// Two try-ons, of which the second has a token that was revoked.
+    /// Sends two try-ons. The token is revoked before the second.
     async fn two_try_ons<S>(&self, client: &mut S)
     where
         S: Service<Req, Response = Res, Error = BoxError>,
@@ -82,121 +82,121 @@ impl Set {
 }
 
 #[tokio::test]
-async fn concurrency_limit_outside_of_the_layer_counts_those_that_wait_for_a_token() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        let mut client = ConcurrencyLimit::new(set.layer.layer(set.transport.clone()), 1);
-        let waiting = set.waiting_for_a_token(client.clone()).await;
-        assert!(ServiceExt::<Req>::ready(&mut client).now_or_never().is_none(), "{}", set.name);
-        set.gate.open(1);
-        assert_eq!(waiting.await.unwrap(), 200, "{}", set.name);
-        assert_eq!(client.oneshot(set.models()).await.unwrap().status(), 200, "{}", set.name);
+async fn concurrency_limit_outside_the_layer_counts_requests_waiting_for_a_token() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        let mut client = ConcurrencyLimit::new(setup.layer.layer(setup.transport.clone()), 1);
+        let waiting = setup.waiting_for_a_token(client.clone()).await;
+        assert!(ServiceExt::<Req>::ready(&mut client).now_or_never().is_none(), "{}", setup.name);
+        setup.gate.open(1);
+        assert_eq!(waiting.await.unwrap(), 200, "{}", setup.name);
+        assert_eq!(client.oneshot(setup.models()).await.unwrap().status(), 200, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn concurrency_limit_inside_of_the_layer_counts_requests_on_their_way() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        let client = set.layer.layer(ConcurrencyLimit::new(set.transport.clone(), 1));
-        let waiting = set.waiting_for_a_token(client.clone()).await;
-        assert_eq!(client.oneshot(set.models()).await.unwrap().status(), 200, "{}", set.name);
-        set.gate.open(1);
-        assert_eq!(waiting.await.unwrap(), 200, "{}", set.name);
+async fn concurrency_limit_inside_the_layer_counts_only_sent_requests() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        let client = setup.layer.layer(ConcurrencyLimit::new(setup.transport.clone(), 1));
+        let waiting = setup.waiting_for_a_token(client.clone()).await;
+        assert_eq!(client.oneshot(setup.models()).await.unwrap().status(), 200, "{}", setup.name);
+        setup.gate.open(1);
+        assert_eq!(waiting.await.unwrap(), 200, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn rate_limit_outside_of_the_layer_counts_calls() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        let mut client = RateLimitLayer::new(3, HOUR).layer(set.layer.layer(set.transport.clone()));
-        set.two_try_ons(&mut client).await;
-        assert_eq!(client.ready().await.unwrap().call(set.models()).await.unwrap().status(), 200, "{}", set.name);
-        assert!(ServiceExt::<Req>::ready(&mut client).now_or_never().is_none(), "{}", set.name);
+async fn rate_limit_outside_the_layer_counts_calls() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        let mut client = RateLimitLayer::new(3, HOUR).layer(setup.layer.layer(setup.transport.clone()));
+        setup.two_try_ons(&mut client).await;
+        assert_eq!(client.ready().await.unwrap().call(setup.models()).await.unwrap().status(), 200, "{}", setup.name);
+        assert!(ServiceExt::<Req>::ready(&mut client).now_or_never().is_none(), "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn rate_limit_inside_of_the_layer_counts_what_is_sent_replays_too() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        // It is no service that can be cloned, so a Buffer goes around it.
-        let limited = ServiceBuilder::new().load_shed().rate_limit(3, HOUR).service(set.transport.clone());
-        let mut client = set.layer.layer(Buffer::new(limited, 1));
-        set.two_try_ons(&mut client).await;
-        let error = client.oneshot(set.models()).await.unwrap_err();
-        assert!(error.is::<Overloaded>(), "{}: {error}", set.name);
+async fn rate_limit_inside_the_layer_counts_replays() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        // `RateLimit` is not `Clone`, so it needs a `Buffer`.
+        let limited = ServiceBuilder::new().load_shed().rate_limit(3, HOUR).service(setup.transport.clone());
+        let mut client = setup.layer.layer(Buffer::new(limited, 1));
+        setup.two_try_ons(&mut client).await;
+        let error = client.oneshot(setup.models()).await.unwrap_err();
+        assert!(error.is::<Overloaded>(), "{}: {error}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn load_shed_outside_of_the_layer_refuses_before_a_token_is_fetched() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        set.gate.open(9);
-        let client = LoadShed::new(set.layer.layer(ConcurrencyLimit::new(set.transport.clone(), 1)));
-        let hold = set.aiuta.hold();
-        let sent = set.waiting_for_a_token(client.clone()).await;
-        set.aiuta.wait_for(1).await;
-        let error = client.oneshot(start(set.server.origin(), "image-2")).await.unwrap_err();
-        assert!(error.is::<Overloaded>(), "{}: {error}", set.name);
-        assert_eq!(set.source.calls(), 1, "{}", set.name);
+async fn load_shed_outside_the_layer_rejects_before_the_fetch() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        setup.gate.open(9);
+        let client = LoadShed::new(setup.layer.layer(ConcurrencyLimit::new(setup.transport.clone(), 1)));
+        let hold = setup.aiuta.hold();
+        let sent = setup.waiting_for_a_token(client.clone()).await;
+        setup.aiuta.wait_for(1).await;
+        let error = client.oneshot(start(setup.server.origin(), "image-2")).await.unwrap_err();
+        assert!(error.is::<Overloaded>(), "{}: {error}", setup.name);
+        assert_eq!(setup.source.calls(), 1, "{}", setup.name);
         hold.release();
-        assert_eq!(sent.await.unwrap(), 200, "{}", set.name);
+        assert_eq!(sent.await.unwrap(), 200, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn load_shed_inside_of_the_layer_refuses_afterwards_and_the_token_stays() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        set.gate.open(9);
-        let client = set.layer.layer(LoadShed::new(ConcurrencyLimit::new(set.transport.clone(), 1)));
-        let hold = set.aiuta.hold();
-        let sent = set.waiting_for_a_token(client.clone()).await;
-        set.aiuta.wait_for(1).await;
-        let other = || start(set.server.origin(), "image-2");
+async fn load_shed_inside_the_layer_rejects_after_the_fetch_and_keeps_the_token() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        setup.gate.open(9);
+        let client = setup.layer.layer(LoadShed::new(ConcurrencyLimit::new(setup.transport.clone(), 1)));
+        let hold = setup.aiuta.hold();
+        let sent = setup.waiting_for_a_token(client.clone()).await;
+        setup.aiuta.wait_for(1).await;
+        let other = || start(setup.server.origin(), "image-2");
         let error = client.clone().oneshot(other()).await.unwrap_err();
-        assert!(error.is::<Overloaded>(), "{}: {error}", set.name);
+        assert!(error.is::<Overloaded>(), "{}: {error}", setup.name);
         hold.release();
-        assert_eq!(sent.await.unwrap(), 200, "{}", set.name);
-        // Aiuta knows no such image: the token was right.
-        assert_eq!(client.oneshot(other()).await.unwrap().status(), 400, "{}", set.name);
-        assert_eq!(set.source.calls(), 2, "{}", set.name);
+        assert_eq!(sent.await.unwrap(), 200, "{}", setup.name);
+        // The image is unknown, so the token was accepted.
+        assert_eq!(client.oneshot(other()).await.unwrap().status(), 400, "{}", setup.name);
+        assert_eq!(setup.source.calls(), 2, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn buffer_outside_of_the_layer_is_not_blocked_by_those_that_wait_for_a_token() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        let client = Buffer::new(set.layer.layer(set.transport.clone()), 1);
-        let waiting = set.waiting_for_a_token(client.clone()).await;
-        assert_eq!(client.oneshot(set.models()).await.unwrap().status(), 200, "{}", set.name);
-        set.gate.open(1);
-        assert_eq!(waiting.await.unwrap(), 200, "{}", set.name);
+async fn buffer_outside_the_layer_is_not_blocked_while_a_token_is_fetched() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        let client = Buffer::new(setup.layer.layer(setup.transport.clone()), 1);
+        let waiting = setup.waiting_for_a_token(client.clone()).await;
+        assert_eq!(client.oneshot(setup.models()).await.unwrap().status(), 200, "{}", setup.name);
+        setup.gate.open(1);
+        assert_eq!(waiting.await.unwrap(), 200, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn buffer_inside_of_the_layer_keeps_no_place_for_those_that_wait_for_a_token() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        let client = set.layer.layer(Buffer::new(set.transport.clone(), 1));
-        let waiting = set.waiting_for_a_token(client.clone()).await;
-        assert_eq!(client.oneshot(set.models()).await.unwrap().status(), 200, "{}", set.name);
-        set.gate.open(1);
-        assert_eq!(waiting.await.unwrap(), 200, "{}", set.name);
+async fn buffer_inside_the_layer_reserves_no_slot_while_a_token_is_fetched() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        let client = setup.layer.layer(Buffer::new(setup.transport.clone(), 1));
+        let waiting = setup.waiting_for_a_token(client.clone()).await;
+        assert_eq!(client.oneshot(setup.models()).await.unwrap().status(), 200, "{}", setup.name);
+        setup.gate.open(1);
+        assert_eq!(waiting.await.unwrap(), 200, "{}", setup.name);
     }
 }
 
 #[tokio::test]
-async fn a_box_changes_nothing_on_either_side() {
-    for at in 0..4 {
-        let set = Set::new(at).await;
-        set.two_try_ons(&mut BoxCloneService::new(set.layer.layer(set.transport.clone()))).await;
-        let set = Set::new(at).await;
-        set.two_try_ons(&mut set.layer.layer(BoxCloneService::new(set.transport.clone()))).await;
+async fn boxing_on_either_side_changes_nothing() {
+    for index in 0..4 {
+        let setup = Setup::new(index).await;
+        setup.two_try_ons(&mut BoxCloneService::new(setup.layer.layer(setup.transport.clone()))).await;
+        let setup = Setup::new(index).await;
+        setup.two_try_ons(&mut setup.layer.layer(BoxCloneService::new(setup.transport.clone()))).await;
     }
 }

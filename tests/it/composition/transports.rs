@@ -1,4 +1,4 @@
-//! The clients, each as it is and as a [`Transport`].
+//! The clients, plain and as a boxed [`Transport`].
 
 use axum::Router;
 use axum::body::Body as AxumBody;
@@ -16,7 +16,7 @@ use tower_aiuta_auth::{BoxError, same_origin_redirects};
 
 pub(crate) type Req = Request<Full<Bytes>>;
 pub(crate) type Res = Response<Bytes>;
-/// Anything that takes a request to a server and reads the whole answer.
+/// Sends a request to a server and reads the whole response.
 pub(crate) type Transport = BoxCloneSyncService<Req, Res, BoxError>;
 
 pub(crate) fn hyper<B>(http2: bool) -> Client<HttpConnector, B>
@@ -40,13 +40,13 @@ pub(crate) fn reqwest()
     })
 }
 
-/// `FakeAiuta` as an application: in process, where a request's host plays no part.
+/// Returns a router that passes every request to `FakeAiuta` in process.
 pub(crate) fn router(aiuta: &FakeAiuta) -> Router {
     let aiuta = aiuta.clone();
     Router::new().fallback(async move |request: axum::extract::Request| aiuta.oneshot(request).await.unwrap())
 }
 
-/// Those that go over a network.
+/// Returns the transports over a network connection.
 pub(crate) fn networks() -> [(&'static str, Transport); 3] {
     [
         ("HTTP/1", transport(hyper(false), |body| body)),
@@ -55,7 +55,7 @@ pub(crate) fn networks() -> [(&'static str, Transport); 3] {
     ]
 }
 
-/// All of them.
+/// Returns all transports.
 pub(crate) fn transports(aiuta: &FakeAiuta) -> [(&'static str, Transport); 4] {
     let [http1, http2, reqwest] = networks();
     [http1, http2, reqwest, ("Router", transport(router(aiuta), AxumBody::new))]

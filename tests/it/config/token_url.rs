@@ -1,6 +1,7 @@
-//! `from_env` with `AIUTA_TOKEN_URL`: reqwest asks there, on this machine only if in the clear, and no error shows where.
+//! `from_env` with `AIUTA_TOKEN_URL`: tokens are fetched with reqwest, plain http is for loopback only, and no error shows the
+//! URL.
 //!
-//! Without one of the features it needs, it is an error: that is in `tests/bare`, since these tests have all of them.
+//! `tests/bare` has the tests without the features that the variable needs.
 
 use axum::Router;
 use axum::response::Redirect;
@@ -13,19 +14,19 @@ use crate::support::*;
 
 const ID: (&str, &str) = ("AIUTA_SUBSCRIPTION_ID", "id-1");
 
-/// As [`super::from_env`], beside servers in this process.
+/// Calls [`super::from_env`] while servers run in this process.
 async fn from_env(url: String, more: &'static [(&str, &str)]) -> String {
     let run = move || super::from_env(&[&[ID, ("AIUTA_TOKEN_URL", &url)], more].concat());
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url() {
+async fn config_from_env_fetches_tokens_from_the_token_url() {
     let signer = JwtSigner::hs256("issuer-1", "secret-1").unwrap();
     let issuer = JwtIssuer::new(signer, |_, params| async { Ok(params) });
-    let server = Server::routing(Router::new().route_service("/aiuta_jwt", issuer)).await;
+    let server = Server::with_router(Router::new().route_service("/aiuta_jwt", issuer)).await;
 
-    // What is for this machine goes to no proxy; nobody listens there.
+    // Requests to loopback bypass the proxy, at which nothing listens.
     let proxies = &[("http_proxy", "http://127.0.0.1:9"), ("all_proxy", "http://127.0.0.1:9")];
     let shown = from_env(format!("{}/aiuta_jwt", server.origin()), proxies).await;
     let lines: Vec<_> = shown.lines().collect();
@@ -37,12 +38,12 @@ async fn config_from_env_with_a_token_url() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
+async fn config_from_env_token_url_redirects_are_not_followed() {
     let elsewhere = Recorder::new();
-    let other = Server::of(&elsewhere).await;
+    let other = Server::recording(&elsewhere).await;
     let location = format!("{}/s3cr3t", other.origin());
     for redirect in [Redirect::to(&location), Redirect::temporary(&location)] {
-        let server = Server::routing(Router::new().fallback(async move || redirect)).await;
+        let server = Server::with_router(Router::new().fallback(async move || redirect)).await;
         let shown = from_env(format!("{}/aiuta_jwt", server.origin()), &[]).await;
         assert!(shown.contains("redirects are not followed") && !shown.contains("s3cr3t"), "{shown}");
     }
@@ -50,7 +51,7 @@ async fn config_from_env_with_a_token_url_that_redirects_follows_it_nowhere() {
 }
 
 #[tokio::test]
-async fn config_from_env_with_a_token_url_shows_it_in_no_error() {
+async fn config_from_env_never_shows_the_token_url() {
     let cut = answer_once(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{".to_vec()).await;
     let broken = answer_once(b"HTTP/1.1 200 O".to_vec()).await;
     for url in [

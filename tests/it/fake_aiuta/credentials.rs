@@ -1,9 +1,9 @@
-//! Which credential is good for which request, and what a refusal looks like.
+//! Which credential is accepted for which request, and what a rejection looks like.
 
 use super::*;
 
 #[tokio::test]
-async fn every_operation_takes_the_credentials_that_the_table_has_for_it() {
+async fn every_operation_accepts_the_credentials_in_the_table() {
     let aiuta = aiuta();
     for (method, path, takes_user_id) in [
         (Method::POST, "uploaded_images", true),
@@ -31,7 +31,7 @@ async fn every_operation_takes_the_credentials_that_the_table_has_for_it() {
                 (("x-api-key", "wrong"), false),
                 (("authorization", "Bearer a.b.c"), false),
                 (("x-user-id", "wrong"), false),
-                // An API key is no subscription id, and the other way round.
+                // An API key as subscription id, and a subscription id as API key.
                 (("x-user-id", FakeAiuta::API_KEY), false),
                 (("x-api-key", FakeAiuta::SUBSCRIPTION_ID), false),
                 (NOTHING, false),
@@ -47,7 +47,7 @@ async fn every_operation_takes_the_credentials_that_the_table_has_for_it() {
 }
 
 #[tokio::test]
-async fn tokens_are_verified_as_pyjwt_does() {
+async fn tokens_are_verified_like_pyjwt() {
     let aiuta = aiuta();
     let (issuer, secret) = (FakeAiuta::ISSUER, FakeAiuta::SECRET);
     let good = json!({ "iss": issuer, "iat": NOW, "exp": NOW + 60 });
@@ -90,17 +90,17 @@ async fn tokens_are_verified_as_pyjwt_does() {
         (format!("a.{signed}"), Some("header is not a JSON object")),
     ] {
         send(&aiuta, get("/v1/try_on_models", ("authorization", &format!("Bearer {token}")))).await;
-        let said = last(&aiuta).refusal;
-        let right = match (&said, refusal) {
-            (Some(said), Some(refusal)) => said.contains(refusal),
-            (said, refusal) => said.is_none() && refusal.is_none(),
+        let recorded = last(&aiuta).refusal;
+        let matches = match (&recorded, refusal) {
+            (Some(recorded), Some(refusal)) => recorded.contains(refusal),
+            (recorded, refusal) => recorded.is_none() && refusal.is_none(),
         };
-        assert!(right, "expected {refusal:?}, and it said {said:?}");
+        assert!(matches, "expected {refusal:?}, recorded {recorded:?}");
     }
 }
 
 #[tokio::test]
-async fn time_is_told_by_its_own_clock() {
+async fn token_times_are_checked_by_the_given_clock() {
     let clock = ManualClock::default();
     let aiuta = FakeAiuta::new().with_clock(clock.clone());
     let token = bearer(json!({}));
@@ -114,12 +114,12 @@ async fn time_is_told_by_its_own_clock() {
     clock.step_back(Duration::from_millis(60_001));
     assert_eq!(status().await, 401, "`iat` is a millisecond ahead");
     clock.set(SystemTime::UNIX_EPOCH - Duration::from_secs(1));
-    assert_eq!(status().await, 401, "and years ahead");
+    assert_eq!(status().await, 401, "`iat` is years ahead");
     assert_eq!(clock.now(), SystemTime::UNIX_EPOCH - Duration::from_secs(1));
 }
 
 #[tokio::test]
-async fn a_token_starts_only_the_operation_that_it_is_for() {
+async fn token_starts_only_the_operation_it_was_made_for() {
     let aiuta = aiuta();
     let photo = uploaded(&aiuta).await;
     let body = json!({ "uploaded_image_id": photo, "sku_ids": ["x", "y"] });
@@ -141,13 +141,13 @@ async fn a_token_starts_only_the_operation_that_it_is_for() {
         }
     }
     assert_eq!(aiuta.operations_started(), 8);
-    // Elsewhere what the token was made for plays no part.
+    // Other operations do not compare the params of the token.
     let token = bearer(json!({ "uploaded_image_id": "another" }));
     assert_eq!(send(&aiuta, get("/v1/try_on_models", ("authorization", &token))).await.status, 200);
 }
 
 #[tokio::test]
-async fn one_credential_and_one_value() {
+async fn several_credentials_or_values_are_rejected() {
     let aiuta = aiuta();
     let mut both = get("/v1/try_on_models", KEY);
     both.headers_mut().insert("x-user-id", USER.1.parse().unwrap());
@@ -173,7 +173,7 @@ async fn one_credential_and_one_value() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_the_client_nothing_but_the_time() {
+async fn rejection_has_no_body_and_a_date() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
     let uri = format!("{}/v1/try_on_models", server.origin());
@@ -186,7 +186,7 @@ async fn a_refusal_tells_the_client_nothing_but_the_time() {
 }
 
 #[tokio::test]
-async fn credentials_can_be_chosen() {
+async fn credentials_are_configurable() {
     let aiuta = aiuta().with_api_key("k").with_subscription("s").with_issuer("i", "secret");
     assert_eq!((aiuta.api_key(), aiuta.subscription_id(), aiuta.issuer(), aiuta.secret()), ("k", "s", "i", "secret"));
     let token = format!("Bearer {}", sign("HS256", "secret", &json!({ "iss": "i" })));
@@ -202,7 +202,7 @@ async fn credentials_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn revoked_tokens_are_refused_and_new_ones_are_not() {
+async fn revoked_tokens_are_rejected_and_new_tokens_accepted() {
     let aiuta = aiuta();
     let (old, unused) = (bearer(json!({ "n": 1 })), bearer(json!({ "n": 2 })));
     let status = async |token: &str| send(&aiuta, get("/v1/try_on_models", ("authorization", token))).await.status;

@@ -1,9 +1,9 @@
-//! The operations: uploads, try-ons, lists of models, deletions, and what is answered to bad requests.
+//! The operations: uploads, try-ons, lists of models, deletions, and responses to invalid requests.
 
 use super::*;
 
 #[tokio::test]
-async fn a_try_on_works_in_process_and_over_both_versions_of_http() {
+async fn try_on_works_in_process_and_over_http1_and_http2() {
     for path in ["/digital-try-on/v1/sku_images_operations", "/v1/sku_try_on_operations"] {
         let aiuta = aiuta();
         let here = try_on(&aiuta, ORIGIN, path).await;
@@ -72,17 +72,17 @@ async fn no_credential_may_reach_the_storage_host() {
     let violations = aiuta.violations();
     assert_eq!(violations.len(), 6);
     assert_eq!(violations[0], format!("GET /images/{id} at the storage host came with x-api-key"));
-    // In process the host decides: in the URI, or in `Host`.
+    // In process, the host in the URI or in `Host` selects the listener.
     let inside = send(&aiuta, get(&format!("{}/images/{id}", FakeAiuta::STORAGE_ORIGIN), KEY)).await;
     assert_eq!((inside.status, aiuta.violations().len()), (StatusCode::BAD_REQUEST, 7));
     let host = server.storage_origin().trim_start_matches("http://");
     assert_eq!(send(&aiuta, get(&format!("/images/{id}"), ("host", host))).await.status, 200);
-    // And what is not there is not there.
+    // An unknown image is a 404.
     assert_eq!(send(&http1(), get(&format!("{}/images/x", server.storage_origin()), NOTHING)).await.status, 404);
 }
 
 #[tokio::test]
-async fn bad_requests_are_answered_as_documented() {
+async fn invalid_requests_get_the_documented_responses() {
     let aiuta = aiuta();
     let photo = uploaded(&aiuta).await;
     let start = async |path: &str, body: Value| {
@@ -121,7 +121,7 @@ async fn bad_requests_are_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn the_list_of_models_is_sent_once() {
+async fn list_of_models_supports_if_none_match() {
     let aiuta = aiuta();
     for path in ["/digital-try-on/v1/predefined_try_on_models", "/v1/try_on_models"] {
         let list = send(&aiuta, get(path, USER)).await;
@@ -144,14 +144,14 @@ async fn the_list_of_models_is_sent_once() {
 }
 
 #[tokio::test]
-async fn what_is_deleted_is_gone() {
+async fn deleted_images_are_gone() {
     let aiuta = aiuta();
     let done = try_on(&aiuta, ORIGIN, "/v1/sku_try_on_operations").await["done"].take();
     let result = done["generated_images"][0]["id"].as_str().unwrap();
     let photo = uploaded(&aiuta).await;
     let delete = async |path: String| send(&aiuta, request(Method::DELETE, &path, KEY, &Value::Null)).await.status;
 
-    // Each kind by its own path.
+    // Each kind of image has its own path.
     assert_eq!(delete(format!("/v1/generated_images/{photo}")).await, 400);
     assert_eq!(delete(format!("/v1/uploaded_images/{result}")).await, 400);
     assert_eq!(delete(format!("/v1/uploaded_images/{photo}")).await, 204);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn faults_come_in_order_and_end() {
+async fn faults_apply_in_order_and_end() {
     let aiuta = aiuta();
     let retry_after = Duration::from_millis(1_001);
     aiuta.fail_next(2, Fault::Unavailable);
@@ -20,12 +20,12 @@ async fn faults_come_in_order_and_end() {
     );
     assert_eq!(answers[2].headers[RETRY_AFTER], "2");
     assert_eq!(answers[3].headers[WWW_AUTHENTICATE], "Bearer");
-    // What failed so was not started.
+    // A request that failed this way starts no operation.
     assert_eq!(aiuta.operations_started(), 0);
 }
 
 #[tokio::test]
-async fn a_fault_does_not_touch_the_storage_host() {
+async fn faults_do_not_affect_the_storage_host() {
     let aiuta = aiuta();
     let id = uploaded(&aiuta).await;
     aiuta.fail_next(1, Fault::Unavailable);
@@ -34,7 +34,7 @@ async fn a_fault_does_not_touch_the_storage_host() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_is_an_error_in_process() {
+async fn disconnect_is_an_error_in_process() {
     let aiuta = aiuta();
     aiuta.fail_next(1, Fault::Disconnect);
     aiuta.clone().oneshot(get("/v1/try_on_models", KEY)).await.unwrap_err();
@@ -43,7 +43,7 @@ async fn a_dropped_connection_is_an_error_in_process() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_is_cut_over_http1_without_a_byte() {
+async fn disconnect_over_http1_sends_no_byte() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
     aiuta.fail_next(1, Fault::Disconnect);
@@ -56,7 +56,7 @@ async fn a_dropped_connection_is_cut_over_http1_without_a_byte() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_takes_every_http2_stream_with_it() {
+async fn disconnect_over_http2_ends_every_stream() {
     let aiuta = aiuta();
     let server = aiuta.serve().await.unwrap();
     let (client, uri) = (http2(), format!("{}/v1/try_on_models", server.origin()));
@@ -67,14 +67,14 @@ async fn a_dropped_connection_takes_every_http2_stream_with_it() {
     aiuta.wait_for(2).await;
     aiuta.fail_next(1, Fault::Disconnect);
     client.request(get(&uri, KEY)).await.unwrap_err();
-    let bystander = tokio::time::timeout(Duration::from_secs(10), bystander).await.expect("the stream goes on");
+    let bystander = tokio::time::timeout(Duration::from_secs(10), bystander).await.expect("the other stream continues");
     bystander.unwrap().unwrap_err();
     // The next request finds a new connection.
     assert_eq!(send(&client, get(&uri, KEY)).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_are_waited_for() {
+async fn delays_apply_in_order() {
     let aiuta = aiuta();
     let start = tokio::time::Instant::now();
     aiuta.delay_next(1, Duration::from_secs(3));
@@ -86,14 +86,14 @@ async fn delays_are_waited_for() {
 }
 
 #[tokio::test]
-async fn held_requests_arrive_and_wait() {
+async fn held_requests_are_recorded_and_wait() {
     let aiuta = aiuta();
     let (first, second) = (aiuta.hold(), aiuta.hold());
     let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(aiuta.clone().oneshot(get("/v1/try_on_models", KEY)))).collect();
     aiuta.wait_for(20).await;
     first.release();
     tokio::task::yield_now().await;
-    assert!(aiuta.requests().iter().all(|request| request.status.is_none()), "the second guard still holds them");
+    assert!(aiuta.requests().iter().all(|request| request.status.is_none()), "the second hold is still in force");
     // The storage host is not held.
     assert_eq!(send(&aiuta, get("http://storage.aiuta.test/images/model_man_00", NOTHING)).await.status, 200);
     drop(second);
@@ -103,7 +103,7 @@ async fn held_requests_arrive_and_wait() {
 }
 
 #[tokio::test]
-async fn records_can_be_cleared_while_a_request_is_under_way() {
+async fn clearing_records_during_a_request_drops_its_record() {
     let aiuta = aiuta();
     let hold = aiuta.hold();
     let old = tokio::spawn(aiuta.clone().oneshot(get("/v1/subscription_details", KEY)));
@@ -116,6 +116,6 @@ async fn records_can_be_cleared_while_a_request_is_under_way() {
         (old.await.unwrap().unwrap().status(), new.await.unwrap().unwrap().status()),
         (StatusCode::OK, StatusCode::UNAUTHORIZED)
     );
-    let [recorded] = &aiuta.requests()[..] else { panic!("one record was expected") };
+    let [recorded] = &aiuta.requests()[..] else { panic!("expected one record") };
     assert_eq!((recorded.uri.path(), recorded.status), ("/v1/try_on_models", Some(401)));
 }

@@ -1,10 +1,10 @@
-//! Where a `Location` may lead: the lines of the table in docs/SECURITY.md.
+//! Spellings of `Location`: the rows of the table in docs/SECURITY.md.
 
 use super::net::HOME;
 
-/// Ways to say where, from `https://api.aiuta.com/v1/…`; and the site that this is, by the URL standard that clients follow.
+/// A `Location` relative to `https://api.aiuta.com/v1/…`, and the site that it names by the URL standard.
 ///
-/// `PATH` stands for a path of Aiuta's, so that only the origin tells them apart.
+/// `PATH` stands for a path that Aiuta has, so that only the origin differs.
 pub(crate) const LOCATIONS: [(&str, &str); 33] = [
     // Within the origin.
     ("/PATH", HOME),
@@ -35,7 +35,7 @@ pub(crate) const LOCATIONS: [(&str, &str); 33] = [
     ("https://[::1]/PATH", "https://[::1]:443"),
     ("https://[0:0::0:1]:443/PATH", "https://[::1]:443"),
     ("https://2130706433/PATH", "https://127.0.0.1:443"),
-    // One that looks like Aiuta's.
+    // A host that resembles Aiuta's.
     ("https://api.aiuta.com.evil.example/PATH", "https://api.aiuta.com.evil.example:443"),
     ("https://xapi.aiuta.com/PATH", "https://xapi.aiuta.com:443"),
     ("https://aiuta.com/PATH", "https://aiuta.com:443"),
@@ -46,9 +46,9 @@ pub(crate) const LOCATIONS: [(&str, &str); 33] = [
     ("https://api.aiuta.com\t.evil.example/PATH", "https://api.aiuta.com.evil.example:443"),
 ];
 
-/// All redirects there are; the last two keep the method.
+/// All redirect statuses. The last two keep the method.
 pub(crate) const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
-/// What is no URL to anybody.
-pub(crate) const NOWHERE: [&str; 4] =
+/// Invalid URLs.
+pub(crate) const INVALID: [&str; 4] =
     ["https://", "https://[::1", "https://api.aiuta.com:65979/", "https://api.aiuta.com:443abc/"];

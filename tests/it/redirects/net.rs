@@ -1,4 +1,4 @@
-//! A small internet on loopback: names that lead to real servers, with TLS where the scheme is https, and a log of what each was sent.
+//! A simulated network on loopback: several sites with names, TLS for https, and a log of the requests that each received.
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
@@ -23,9 +23,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 use tower_aiuta_auth::BoxError;
 
-use crate::support::{Recorder, Seen};
+use crate::support::{Recorder, SentRequest};
 
-/// Who is there: scheme, host and port. The first is Aiuta.
+/// Scheme, host and port of each site. The first is Aiuta.
 pub(crate) const SITES: [&str; 12] = [
     HOME,
     "https://api.aiuta.com.:443",
@@ -41,16 +41,16 @@ pub(crate) const SITES: [&str; 12] = [
     "https://[::1]:443",
 ];
 
-/// Trusted by default.
+/// The origin that is trusted by default.
 pub(crate) const HOME: &str = "https://api.aiuta.com:443";
 
-/// Anything that takes a request to a server.
+/// A client that sends a request to a server.
 pub(crate) type Http = BoxCloneSyncService<http::Request<Full<Bytes>>, Response<hyper::body::Incoming>, BoxError>;
 
-/// A site, and what it was sent.
-pub(crate) type Arrival = (&'static str, Seen);
+/// A site, and a request that it received.
+pub(crate) type Arrival = (&'static str, SentRequest);
 
-/// What a site answers: a status and a `Location`, or 200.
+/// Returns the status and the `Location` of a response, or `None` for 200.
 type Answer = Arc<dyn Fn(&'static str, &Uri) -> Option<(u16, String)> + Send + Sync>;
 
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl Net {
         for (number, site) in SITES.into_iter().enumerate() {
             let listener = bind(number).await;
             addresses.insert(site, listener.local_addr().unwrap());
-            let recorder = Recorder::with({
+            let recorder = Recorder::with_response({
                 let (arrivals, answer) = (Arc::clone(&arrivals), Arc::clone(&answer));
                 move |seen| {
                     let answer = answer.lock().unwrap()(site, &seen.uri);
@@ -99,17 +99,17 @@ impl Net {
         Self { arrivals, answer, client: client(addresses, roots), _servers: Arc::new(servers) }
     }
 
-    /// A client that finds all of them, and follows no redirect.
+    /// Returns a client that resolves the names of all sites and follows no redirect.
     pub(crate) fn client(&self) -> Http {
         self.client.clone()
     }
 
-    /// From now on the sites answer so.
+    /// Sets the responses of all sites.
     pub(crate) fn answer(&self, answer: impl Fn(&'static str, &Uri) -> Option<(u16, String)> + Send + Sync + 'static) {
         *self.answer.lock().unwrap() = Arc::new(answer);
     }
 
-    /// From now on Aiuta sends everything that was not `redirected`, as its query says, to this place.
+    /// Makes Aiuta redirect to `location`, except for requests whose query begins with `redirected`.
     pub(crate) fn redirect(&self, status: u16, location: &str) {
         let location = location.to_owned();
         self.answer(move |site, uri| {
@@ -118,13 +118,13 @@ impl Net {
         });
     }
 
-    /// What arrived since this was last asked.
+    /// Returns the requests since the last call.
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut *self.arrivals.lock().unwrap())
     }
 }
 
-/// A port on one of several loopback addresses; on a machine that has but one, on that.
+/// Binds to one of several loopback addresses, or to 127.0.0.1 if the machine does not have that address.
 async fn bind(number: usize) -> TcpListener {
     let address = ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"][number % 3];
     match TcpListener::bind(address).await {
@@ -133,7 +133,7 @@ async fn bind(number: usize) -> TcpListener {
     }
 }
 
-/// Connects by name; what stands for itself in a URL's authority is all that it goes by.
+/// Returns a client that connects by scheme, host and port as written in the URL.
 fn client(addresses: HashMap<&'static str, SocketAddr>, roots: rustls::RootCertStore) -> Http {
     let addresses = Arc::new(addresses);
     let connector = service_fn(move |uri: Uri| {
@@ -142,7 +142,7 @@ fn client(addresses: HashMap<&'static str, SocketAddr>, roots: rustls::RootCertS
         let site = format!("{scheme}://{}:{port}", uri.host().unwrap_or_default());
         let address = addresses.get(site.as_str()).copied();
         async move {
-            let address = address.ok_or_else(|| std::io::Error::other(format!("nobody is at {site}")))?;
+            let address = address.ok_or_else(|| std::io::Error::other(format!("there is no site {site}")))?;
             TcpStream::connect(address).await.map(TokioIo::new)
         }
     });
@@ -154,7 +154,7 @@ fn client(addresses: HashMap<&'static str, SocketAddr>, roots: rustls::RootCertS
     BoxCloneSyncService::new(client.map_err(Into::into))
 }
 
-/// One certificate that is good for everyone.
+/// Returns one certificate for all sites.
 fn tls() -> (TlsAcceptor, rustls::RootCertStore) {
     let host = |site: &str| {
         site.split_once("://").unwrap().1.rsplit_once(':').unwrap().0.trim_matches(['[', ']', '.']).to_owned()
@@ -185,7 +185,7 @@ impl Listener for Tls {
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
             let (stream, address) = self.listener.accept().await.unwrap();
-            // Whoever turns away at the handshake has sent nothing.
+            // A client that fails the handshake sent no request.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

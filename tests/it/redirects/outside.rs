@@ -1,10 +1,10 @@
-//! `FollowRedirect` outside of the layer: every hop comes through it again.
+//! `FollowRedirect` outside the layer, where every hop passes through the layer.
 
-use super::cases::{LOCATIONS, NOWHERE, STATUSES};
+use super::cases::{INVALID, LOCATIONS, STATUSES};
 use super::net::{Arrival, HOME, Net};
 use super::*;
 
-/// Sends `request` through `FollowRedirect` by either policy, then the layer, and then a real connection.
+/// Sends `request` through `FollowRedirect`, with each policy in turn, the layer and a real connection.
 async fn follow(net: &Net, layer: &AiutaAuthLayer, request: &Request<Full<Bytes>>) -> [Vec<Arrival>; 2] {
     async fn by<P>(policy: P, net: &Net, layer: &AiutaAuthLayer, request: &Request<Full<Bytes>>) -> Vec<Arrival>
     where
@@ -14,26 +14,31 @@ async fn follow(net: &Net, layer: &AiutaAuthLayer, request: &Request<Full<Bytes>
         assert_eq!(service.oneshot(request.clone()).await.unwrap().status(), 200);
         net.arrivals()
     }
-    [by(careless(), net, layer, request).await, by(standard(), net, layer, request).await]
+    [by(follow_all(), net, layer, request).await, by(standard(), net, layer, request).await]
 }
 
-fn what_arrived(arrivals: &[Arrival]) -> Vec<(&'static str, Vec<&'static str>)> {
+/// Returns the site and the credentials of each request.
+fn sites_and_credentials(arrivals: &[Arrival]) -> Vec<(&'static str, Vec<&'static str>)> {
     arrivals.iter().map(|(site, seen)| (*site, seen.credentials())).collect()
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_a_credential_goes_wherever_a_location_leads_within_the_origin_and_nowhere_else() {
+async fn a5_follow_redirect_outside_sends_credentials_only_within_the_origin() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
         for status in STATUSES {
-            // A path that needs the same credential, by the method that the next request has.
+            // A path that requires the same credential with the method of the next request.
             let becomes_get = *request.method() == Method::POST && status < 307;
             let path = if becomes_get { "v1/sku_items" } else { &request.uri().path()[1..] };
             for (location, site) in LOCATIONS {
                 net.redirect(status, &location.replace("PATH", &format!("{path}?redirected")));
                 for arrivals in follow(&net, &layer, &request).await {
                     let there = if site == HOME { vec![name] } else { vec![] };
-                    assert_eq!(what_arrived(&arrivals), [(HOME, vec![name]), (site, there)], "{status} {location}");
+                    assert_eq!(
+                        sites_and_credentials(&arrivals),
+                        [(HOME, vec![name]), (site, there)],
+                        "{status} {location}"
+                    );
                 }
             }
         }
@@ -41,7 +46,7 @@ async fn a5_on_the_wire_a_credential_goes_wherever_a_location_leads_within_the_o
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_coming_back_is_authenticated_afresh() {
+async fn a5_follow_redirect_outside_authenticates_again_on_return() {
     let (storage, evil) = ("https://storage.example:443", "https://evil.example:443");
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
@@ -56,7 +61,7 @@ async fn a5_on_the_wire_coming_back_is_authenticated_afresh() {
             });
             for arrivals in follow(&net, &layer, &request).await {
                 let expected = [(HOME, vec![name]), (storage, vec![]), (evil, vec![]), (HOME, vec![name])];
-                assert_eq!(what_arrived(&arrivals), expected, "{status}");
+                assert_eq!(sites_and_credentials(&arrivals), expected, "{status}");
                 assert!(arrivals.iter().all(|(_, seen)| seen.body == arrivals[0].1.body), "the body is kept");
             }
         }
@@ -64,7 +69,7 @@ async fn a5_on_the_wire_coming_back_is_authenticated_afresh() {
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_a_try_on_is_one_however_the_location_spells_its_path() {
+async fn a5_redirect_to_a_try_on_is_recognized_in_every_spelling() {
     let net = Net::new().await;
     let layer = jwt(Source::new()).build().unwrap();
     let request = post(TRY_ON, r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#);
@@ -83,7 +88,7 @@ async fn a5_on_the_wire_a_try_on_is_one_however_the_location_spells_its_path() {
             net.redirect(status, &format!("{path}?redirected"));
             for arrivals in follow(&net, &layer, &request).await {
                 assert_eq!(
-                    what_arrived(&arrivals),
+                    sites_and_credentials(&arrivals),
                     [(HOME, vec!["authorization"]), (HOME, vec!["authorization"])],
                     "{path}"
                 );
@@ -95,7 +100,7 @@ async fn a5_on_the_wire_a_try_on_is_one_however_the_location_spells_its_path() {
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_each_path_gets_what_it_needs_however_it_is_spelled() {
+async fn a5_redirect_to_any_path_gets_the_credential_it_needs() {
     let net = Net::new().await;
     let layer = jwt(Source::new()).build().unwrap();
     for (path, name) in [
@@ -110,27 +115,31 @@ async fn a5_on_the_wire_each_path_gets_what_it_needs_however_it_is_spelled() {
         for status in STATUSES {
             net.redirect(status, &format!("{path}?redirected"));
             for arrivals in follow(&net, &layer, &get(IMAGE)).await {
-                assert_eq!(what_arrived(&arrivals), [(HOME, vec!["x-user-id"]), (HOME, vec![name])], "{status} {path}");
+                assert_eq!(
+                    sites_and_credentials(&arrivals),
+                    [(HOME, vec!["x-user-id"]), (HOME, vec![name])],
+                    "{status} {path}"
+                );
             }
         }
     }
 }
 
 #[tokio::test]
-async fn a5_on_the_wire_what_leads_nowhere_is_not_followed_or_fails_and_nothing_goes_out() {
+async fn a5_invalid_location_sends_nothing_outside() {
     let net = Net::new().await;
     for (layer, request, name) in each_credential(AIUTA) {
-        let nowhere = NOWHERE.into_iter().map(|location| (location, false));
+        let nowhere = INVALID.into_iter().map(|location| (location, false));
         for (location, followed) in
             nowhere.chain([("ftp://api.aiuta.com:443/", true), ("https://nobody.example/", true)])
         {
             net.redirect(307, location);
-            let service = FollowRedirectLayer::with_policy(careless()).layer(layer.layer(net.client()));
+            let service = FollowRedirectLayer::with_policy(follow_all()).layer(layer.layer(net.client()));
             match service.oneshot(request.clone()).await {
                 Ok(response) => assert!(response.status() == 307 && !followed, "{location}"),
                 Err(error) => assert!(followed, "{location}: {error}"),
             }
-            assert_eq!(what_arrived(&net.arrivals()), [(HOME, vec![name])], "{location}");
+            assert_eq!(sites_and_credentials(&net.arrivals()), [(HOME, vec![name])], "{location}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Against the stand-in: which credential leaves, what it is made for, and what happens once it is revoked.
+//! Requests to `FakeAiuta`: which credential is sent, its params, and the replay after a revocation.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -10,7 +10,7 @@ use tower_aiuta_auth::testing::{Credential, FakeAiuta};
 use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams, NoReplay};
 
 use super::*;
-use crate::support::servers::{Server, with_api_key, with_jwt};
+use crate::support::servers::{Server, api_key_layer, jwt_layer};
 use crate::support::*;
 
 const PHOTO: &[u8] = b"\xff\xd8\xff\xe0 a photo";
@@ -19,9 +19,9 @@ fn credentials(aiuta: &FakeAiuta) -> Vec<Credential> {
     aiuta.requests().iter().map(tower_aiuta_auth::testing::RecordedRequest::credential).collect()
 }
 
-/// Upload, start, look, download: the image's id.
+/// Uploads a photo, starts a try-on, polls it and downloads the result. Returns the id of the photo.
 async fn try_on(client: &ClientWithMiddleware, origin: &str) -> String {
-    // Of unknown length, as a file that is still being read.
+    // The body has an unknown length, like a file that is still being read.
     let photo = stream::iter(PHOTO.chunks(4)).map(|chunk| Ok::<_, std::io::Error>(Bytes::from_static(chunk)));
     let photo = Part::stream(reqwest::Body::wrap_stream(photo)).file_name("photo.jpg").mime_str("image/jpeg").unwrap();
     let form = Form::new().part("image_data", photo);
@@ -49,10 +49,10 @@ async fn start(client: &ClientWithMiddleware, origin: &str, image: &str) -> Resp
 }
 
 #[tokio::test]
-async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
+async fn a1_reqwest_sends_the_api_key_except_to_the_storage_host() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    try_on(&client(&with_api_key(&aiuta, &server)), server.origin()).await;
+    try_on(&client(&api_key_layer(&aiuta, &server)), server.origin()).await;
     let credentials = credentials(&aiuta);
     let (last, others) = credentials.split_last().unwrap();
     assert_eq!(*last, Credential::None);
@@ -61,14 +61,14 @@ async fn reqwest_sends_the_api_key_with_everything_but_the_download() {
 }
 
 #[tokio::test]
-async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() {
+async fn a3_reqwest_sends_a_jwt_to_start_and_the_subscription_id_otherwise() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let image = try_on(&client(&with_jwt(&aiuta, &server)), server.origin()).await;
+    let image = try_on(&client(&jwt_layer(&aiuta, &server)), server.origin()).await;
     let credentials = credentials(&aiuta);
     assert_eq!(credentials[..3], [Credential::UserId, Credential::Bearer, Credential::UserId]);
     assert_eq!(credentials.last(), Some(&Credential::None));
-    // B1: the token says what the body says.
+    // B1: the token holds the params of the body.
     let token = aiuta.requests()[1].headers["authorization"].to_str().unwrap().to_owned();
     let claims = claims(token.strip_prefix("Bearer ").unwrap());
     assert_eq!((&claims["uploaded_image_id"], &claims["sku_ids"]), (&json!(image), &json!(["dress-1"])));
@@ -76,9 +76,9 @@ async fn reqwest_sends_a_token_to_start_and_the_subscription_id_with_the_rest() 
 }
 
 #[tokio::test]
-async fn b1_reqwest_params_in_the_extensions_win() {
+async fn b1_reqwest_params_in_extensions_override_the_body() {
     let aiuta = Recorder::new();
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let source = Source::new();
     let client = client(&jwt(source.clone()).origins([server.origin()]).build().unwrap());
     let url = format!("{}{START}", server.origin());
@@ -87,12 +87,12 @@ async fn b1_reqwest_params_in_the_extensions_win() {
     assert_eq!(claims(aiuta.only().token())["params"], json!({ "uploaded_image_id": "image-1", "sku_id": "dress-1" }));
     assert_eq!(aiuta.only().body, "no JSON");
 
-    // And those that an `http::Request` had.
+    // Params in the extensions of an `http::Request`.
     let mut request = post(&url, "no JSON").map(|_| "no JSON");
     request.extensions_mut().insert(params("image-2"));
     client.execute(request.try_into().unwrap()).await.unwrap();
     assert_eq!(source.requests()[1].params(), &params("image-2"));
-    // With both, the middleware's: it was closer to the sending.
+    // Extensions of the middleware override those of the request.
     let mut request = post(&url, "no JSON").map(|_| "no JSON");
     request.extensions_mut().insert(params("image-2"));
     let mut extensions = Extensions::new();
@@ -103,9 +103,9 @@ async fn b1_reqwest_params_in_the_extensions_win() {
 }
 
 #[tokio::test]
-async fn a3_reqwest_access_in_the_extensions_wins() {
+async fn a3_reqwest_access_extension_overrides_the_table() {
     let aiuta = Recorder::new();
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let client = client(&jwt(Source::new()).origins([server.origin()]).build().unwrap());
     for (access, expected) in [
         (Access::Jwt, ["authorization"].as_slice()),
@@ -121,7 +121,7 @@ async fn a3_reqwest_access_in_the_extensions_wins() {
 async fn e2_reqwest_replays_once_after_a_revocation() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let layer = with_jwt(&aiuta, &server);
+    let layer = jwt_layer(&aiuta, &server);
     let client = client(&layer);
     let image = try_on(&client, server.origin()).await;
     aiuta.revoke_tokens();
@@ -130,7 +130,7 @@ async fn e2_reqwest_replays_once_after_a_revocation() {
     let requests = aiuta.requests();
     assert_eq!(requests.iter().map(|request| request.status).collect::<Vec<_>>(), [Some(401), Some(200)]);
     assert_ne!(requests[0].headers["authorization"], requests[1].headers["authorization"]);
-    let but_the_token = |at: usize| {
+    let without_token = |at: usize| {
         let mut headers = requests[at].headers.clone();
         headers.remove("authorization");
         (
@@ -141,14 +141,14 @@ async fn e2_reqwest_replays_once_after_a_revocation() {
             requests[at].body.clone(),
         )
     };
-    assert_eq!(but_the_token(0), but_the_token(1));
+    assert_eq!(without_token(0), without_token(1));
     assert_eq!((aiuta.operations_started(), layer.token_cache().unwrap().stats().replays), (2, 1));
 }
 
 #[tokio::test]
-async fn e2_reqwest_is_told_not_to_replay_by_an_extension() {
-    let aiuta = Recorder::answering(|_| StatusCode::UNAUTHORIZED);
-    let server = Server::of(&aiuta).await;
+async fn e2_reqwest_no_replay_extension_prevents_the_replay() {
+    let aiuta = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
+    let server = Server::recording(&aiuta).await;
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
     layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
     let delete = || client(&layer).request(Method::DELETE, format!("{}/v1/uploaded_images/1", server.origin()));
@@ -167,8 +167,8 @@ fn a4_reqwest_debug_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn a4_reqwest_marks_credentials_sensitive() {
-    let spy = Spy::at_the_end();
+async fn a4_reqwest_credential_headers_are_sensitive() {
+    let spy = Spy::responding_ok();
     let auth = AiutaAuthLayer::api_key("very-secret").unwrap().into_middleware();
     let client = ClientBuilder::new(reqwest()).with(auth).with(spy.clone()).build();
     client.get(format!("https://api.aiuta.com{MODELS}")).send().await.unwrap();

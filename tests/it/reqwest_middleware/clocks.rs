@@ -1,4 +1,4 @@
-//! Rule H1: whose `Date` is believed.
+//! Rule H1: from which host a `Date` adopts an offset.
 
 use http::header::LOCATION;
 use http_body_util::Full;
@@ -9,46 +9,46 @@ use super::*;
 use crate::support::servers::{Server, redirecting};
 use crate::support::*;
 
-/// A clock ten minutes ahead of the one that is right.
-fn fast() -> ManualClock {
+/// Returns a clock that is ten minutes ahead.
+fn fast_clock() -> ManualClock {
     let clock = ManualClock::default();
     clock.advance(secs(600));
     clock
 }
 
 #[tokio::test]
-async fn h1_reqwest_finds_out_that_the_clock_is_wrong() {
+async fn h1_reqwest_adopts_the_clock_offset() {
     let aiuta = FakeAiuta::new().with_clock(ManualClock::default());
     let server = aiuta.serve().await.unwrap();
     let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
     let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([server.origin()]);
-    let layer = builder.clock(fast()).build().unwrap();
+    let layer = builder.clock(fast_clock()).build().unwrap();
     for sent in [2, 3] {
         let start = client(&layer).post(format!("{}{START}", server.origin()));
         let response = start.body(r#"{"uploaded_image_id":"image-1","sku_id":"dress-1"}"#).send().await.unwrap();
-        // There is no such image: the credential was right.
+        // The image is unknown, so the token was accepted.
         assert_eq!((response.status().as_u16(), aiuta.requests().len()), (400, sent));
     }
     assert_eq!(layer.token_cache().unwrap().stats().clock_offset, -600);
 }
 
 #[tokio::test]
-async fn h1_reqwest_does_not_believe_a_host_that_it_was_redirected_to() {
+async fn h1_reqwest_ignores_the_date_of_a_redirect_target() {
     let date = httpdate::fmt_http_date(ManualClock::default().now());
-    let refusing = Recorder::with(move |_| {
+    let rejecting = Recorder::with_response(move |_| {
         let response = http::Response::builder().status(401).header("date", &date).body(Full::default()).unwrap();
         async move { Ok(response) }
     });
-    let foreign = Server::of(&refusing).await;
+    let foreign = Server::recording(&rejecting).await;
     let elsewhere = format!("{}/elsewhere", foreign.origin());
     let aiuta = redirecting(move |_| Some(elsewhere.clone()));
-    let home = Server::of(&aiuta).await;
+    let home = Server::recording(&aiuta).await;
     for (origin, count, offset) in [(home.origin(), 1, 0), (foreign.origin(), 3, -600)] {
-        let layer = jwt(Source::new()).origins([origin]).clock(fast()).build().unwrap();
+        let layer = jwt(Source::new()).origins([origin]).clock(fast_clock()).build().unwrap();
         let start = client(&layer).post(format!("{origin}{START}")).with_extension(params("image-1"));
         let response = start.send().await.unwrap();
         assert_eq!(response.status(), 401);
         assert!(response.headers().get(LOCATION).is_none() && response.headers().contains_key("date"));
-        assert_eq!((refusing.count(), layer.token_cache().unwrap().stats().clock_offset), (count, offset));
+        assert_eq!((rejecting.count(), layer.token_cache().unwrap().stats().clock_offset), (count, offset));
     }
 }

@@ -1,4 +1,4 @@
-//! Rule F3: errors from below come back as they are, ours downcast.
+//! Rule F3: errors of inner services pass through, and those of this crate downcast.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tower_aiuta_auth::testing::FakeAiuta;
 use tower_aiuta_auth::{AuthError, AuthErrorKind, TokenError};
 
 use super::*;
-use crate::support::servers::with_jwt;
+use crate::support::servers::jwt_layer;
 use crate::support::*;
 
-/// As the documentation says.
+/// Downcasts an error as the documentation shows.
 fn auth_error(error: &Error) -> Option<&AuthError> {
     match error {
         Error::Middleware(error) => error.downcast_ref(),
@@ -19,10 +19,10 @@ fn auth_error(error: &Error) -> Option<&AuthError> {
 }
 
 #[tokio::test]
-async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
+async fn f3_reqwest_auth_errors_downcast_and_send_nothing() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
-    let client = client(&with_jwt(&aiuta, &server));
+    let client = client(&jwt_layer(&aiuta, &server));
     for (body, kind) in [
         (Some("{}".to_owned()), AuthErrorKind::MissingParams),
         (Some(String::new()), AuthErrorKind::MissingParams),
@@ -35,34 +35,34 @@ async fn f3_reqwest_our_errors_downcast_and_nothing_was_sent() {
             request = request.body(body);
         }
         let error = request.send().await.unwrap_err();
-        assert_eq!(auth_error(&error).expect("not an AuthError").kind(), kind);
+        assert_eq!(auth_error(&error).expect("the error is not an AuthError").kind(), kind);
         assert_eq!(error.to_string(), auth_error(&error).unwrap().to_string());
     }
     assert_eq!(aiuta.requests().len(), 0);
 }
 
 #[tokio::test]
-async fn f3_reqwest_a_source_s_error_is_the_cause() {
+async fn f3_reqwest_source_error_is_the_cause() {
     let busy = || TokenError::transient("busy").with_retry_after(Duration::from_secs(7));
-    let source = Source::with(move |_, _| async move { Err(busy()) });
+    let source = Source::from_fn(move |_, _| async move { Err(busy()) });
     let client = ClientBuilder::new(reqwest())
         .with(jwt(source).build().unwrap().into_middleware())
-        .with(Spy::at_the_end())
+        .with(Spy::responding_ok())
         .build();
     let request = client.post(format!("https://api.aiuta.com{START}")).with_extension(params("image-1"));
     let error = request.send().await.unwrap_err();
-    let error = auth_error(&error).expect("not an AuthError");
+    let error = auth_error(&error).expect("the error is not an AuthError");
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::TokenSource, true));
     assert!(error.retry_after().is_some());
     assert!(std::error::Error::source(error).unwrap().is::<TokenError>());
 }
 
 #[tokio::test]
-async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
-    let gone = FakeAiuta::new().serve().await.unwrap().origin().to_owned();
-    let layer = jwt(Source::new()).origins([gone.as_str()]).build().unwrap();
-    // Of each kind: one with a token, one with the subscription id, one without.
-    for url in [format!("{gone}/v1/x"), format!("{gone}{MODELS}"), "http://127.0.0.1:1/".to_owned()] {
+async fn f3_reqwest_inner_errors_pass_through() {
+    let (_socket, origin) = loopback::refusing_origin();
+    let layer = jwt(Source::new()).origins([origin.as_str()]).build().unwrap();
+    // A request with a token, one with the subscription id, and one without a credential.
+    for url in [format!("{origin}/v1/x"), format!("{origin}{MODELS}"), "http://127.0.0.1:1/".to_owned()] {
         let error = client(&layer).get(&url).send().await.unwrap_err();
         assert!(error.is_connect() && error.url().unwrap().as_str() == url, "{error:?}");
     }
@@ -75,19 +75,19 @@ async fn f3_reqwest_errors_from_below_come_back_as_they_are() {
         }
     }
     let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(Broken).build();
-    match client.get(format!("{gone}{MODELS}")).send().await.unwrap_err() {
+    match client.get(format!("{origin}{MODELS}")).send().await.unwrap_err() {
         Error::Middleware(error) => assert!(error.is::<std::fmt::Error>()),
         error @ Error::Reqwest(_) => panic!("{error:?}"),
     }
 }
 
 #[tokio::test]
-async fn reqwest_a_request_s_own_timeout_ends_it() {
+async fn reqwest_request_timeout_is_kept() {
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     let _hold = aiuta.hold();
-    let client = client(&with_jwt(&aiuta, &server));
+    let client = client(&jwt_layer(&aiuta, &server));
     let request = client.get(format!("{}{MODELS}", server.origin())).timeout(Duration::from_millis(20));
-    let outcome = tokio::time::timeout(secs(10), request.send()).await.expect("the timeout was lost");
+    let outcome = tokio::time::timeout(secs(10), request.send()).await.expect("the timeout of the request was lost");
     assert!(outcome.unwrap_err().is_timeout());
 }

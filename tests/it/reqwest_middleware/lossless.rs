@@ -1,4 +1,4 @@
-//! Rules A1 and B2: what is not ours to change leaves as it came, and comes back as it was.
+//! Rules A1 and B2: requests and responses keep everything except the credential.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use super::*;
 use crate::support::servers::Server;
 use crate::support::*;
 
-/// A request with all that a request can have.
+/// Returns a request that uses every feature of a request.
 fn request(method: Method, url: &str, body: Option<&'static str>) -> Request {
-    // From an `http::Request`, so that it has an extension of its own, which reqwest lends to nobody.
+    // An `http::Request` can carry extensions, which reqwest keeps but does not expose.
     let mut request =
         Request::try_from(http::Request::builder().uri("http://x/").extension(Own(7)).body("").unwrap()).unwrap();
     *request.method_mut() = method;
@@ -36,7 +36,7 @@ struct Own(u8);
 
 const URL: &str = "https://api.aiuta.com/v1//a/%7eb/../%41?q=%20+%C3%BC&&=#fragment";
 
-/// What has to be the same: all but the headers.
+/// Everything of a request that has to be unchanged, except for the headers.
 #[derive(Debug, PartialEq)]
 struct Parts {
     method: Method,
@@ -60,11 +60,11 @@ fn parts(request: &Request) -> Parts {
 }
 
 #[tokio::test]
-async fn a1_reqwest_nothing_of_a_request_is_lost_but_old_credentials() {
+async fn a1_reqwest_request_keeps_everything_but_old_credentials() {
     let layers = [AiutaAuthLayer::api_key("key").unwrap(), jwt(Source::new()).build().unwrap()];
     for layer in layers {
         for body in [None, Some(""), Some("a body")] {
-            let spy = Spy::at_the_end();
+            let spy = Spy::responding_ok();
             let client = ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).with(spy.clone()).build();
             let mut sent = request(Method::PATCH, URL, body);
             let original = sent.try_clone().unwrap();
@@ -76,23 +76,26 @@ async fn a1_reqwest_nothing_of_a_request_is_lost_but_old_credentials() {
             let mut seen = spy.only();
             assert_eq!(parts(&seen), parts(&original));
             let credential = if layer.token_cache().is_some() { "authorization" } else { "x-api-key" };
-            assert_ne!(seen.headers_mut().remove(credential).expect("no credential"), "the caller's");
+            assert_ne!(
+                seen.headers_mut().remove(credential).expect("the request carries no credential"),
+                "the caller's"
+            );
             assert_eq!(seen.headers(), original.headers());
         }
     }
 }
 
 #[tokio::test]
-async fn a1_reqwest_a_foreign_host_or_an_anonymous_request_is_left_as_it_came() {
+async fn a1_reqwest_foreign_and_anonymous_requests_are_untouched() {
     for (url, access) in [
         ("https://example.com/?a=b#c", None),
         ("http://api.aiuta.com/v1/x", None),
-        // Neither of these is a URI by HTTP's grammar.
+        // URLs that are not valid as `http::Uri`.
         ("data:text/plain,hello", None),
         ("unix:///run/a b.sock", None),
         (URL, Some(Access::Anonymous)),
     ] {
-        let spy = Spy::at_the_end();
+        let spy = Spy::responding_ok();
         let layer = jwt(Source::new()).build().unwrap();
         let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(spy.clone()).build();
         let mut sent = request(Method::POST, url, None);
@@ -102,16 +105,17 @@ async fn a1_reqwest_a_foreign_host_or_an_anonymous_request_is_left_as_it_came() 
         access.map(|access| extensions.insert(access));
         client.execute_with_extensions(sent, &mut extensions).await.unwrap();
         let seen = spy.only();
-        let but_own = |request: &Request| (request.method().clone(), request.url().clone(), request.body().is_none());
-        assert_eq!(but_own(&seen), but_own(&original), "{url}");
+        let comparable =
+            |request: &Request| (request.method().clone(), request.url().clone(), request.body().is_none());
+        assert_eq!(comparable(&seen), comparable(&original), "{url}");
         assert_eq!((seen.headers(), seen.timeout()), (original.headers(), original.timeout()), "{url}");
     }
 }
 
 #[tokio::test]
-async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
+async fn e2_reqwest_replay_is_identical_except_for_the_token() {
     let layer = jwt(Source::new()).build().unwrap();
-    let spy = Spy::answering(|_| http::Response::builder().status(401).body("").unwrap().into());
+    let spy = Spy::responding(|_| http::Response::builder().status(401).body("").unwrap().into());
     let client = ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).with(spy.clone()).build();
     for body in [None, Some("a body")] {
         layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
@@ -124,33 +128,33 @@ async fn e2_reqwest_nothing_is_lost_when_a_request_is_sent_again() {
 }
 
 #[tokio::test]
-async fn reqwest_nothing_of_a_response_is_lost() {
-    let aiuta = Recorder::with(|_| async {
+async fn reqwest_response_is_unchanged() {
+    let aiuta = Recorder::with_response(|_| async {
         let response = http::Response::builder().header("x-twice", "one").header("x-twice", "two").body("hello".into());
         Ok(response.unwrap())
     });
-    let server = Server::of(&aiuta).await;
+    let server = Server::recording(&aiuta).await;
     let url = format!("{}/v1/x?q", server.origin());
     let layer = jwt(Source::new()).origins([server.origin()]).build().unwrap();
     let (plain, response) = (reqwest().get(&url).send().await.unwrap(), client(&layer).get(&url).send().await.unwrap());
     assert_eq!(response.url().as_str(), url);
     assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_11));
     assert_eq!(response.remote_addr(), plain.remote_addr());
-    let but_date = |response: &Response| {
+    let without_date = |response: &Response| {
         let mut headers = response.headers().clone();
         headers.remove("date");
         headers
     };
-    assert_eq!(but_date(&response), but_date(&plain));
+    assert_eq!(without_date(&response), without_date(&plain));
     assert_eq!(response.content_length(), Some(5));
     assert_eq!(response.text().await.unwrap(), "hello");
 }
 
 #[tokio::test]
-async fn b2_reqwest_an_upload_streams_through_and_arrives_byte_for_byte() {
-    // The server tells of each chunk, and the client waits for that before it sends the next: buffered, it would never end.
+async fn b2_reqwest_upload_is_streamed_unchanged() {
+    // The client sends each chunk after the server received the previous one. If the body were buffered, this would never end.
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
-    let server = Server::routing(Router::new().fallback(async move |request: axum::extract::Request| {
+    let server = Server::with_router(Router::new().fallback(async move |request: axum::extract::Request| {
         let mut body = request.into_body();
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -185,34 +189,34 @@ async fn b2_reqwest_an_upload_streams_through_and_arrives_byte_for_byte() {
     assert_eq!(echoed, whole);
 }
 
-/// Notes that it was here, and then never answers.
-struct NeverAnswers;
+/// Inserts an extension, and never responds.
+struct NeverResponds;
 
 #[derive(Clone, Debug, PartialEq)]
-struct WasHere;
+struct Visited;
 
 #[async_trait::async_trait]
-impl Middleware for NeverAnswers {
+impl Middleware for NeverResponds {
     async fn handle(
         &self,
         _: Request,
         extensions: &mut Extensions,
         _: Next<'_>,
     ) -> reqwest_middleware::Result<Response> {
-        extensions.insert(WasHere);
+        extensions.insert(Visited);
         std::future::pending().await
     }
 }
 
 #[tokio::test]
-async fn reqwest_the_extensions_are_the_caller_s_own_even_if_it_gives_up() {
+async fn reqwest_extensions_return_to_a_caller_that_cancels() {
     let layer = jwt(Source::new()).build().unwrap();
-    let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(NeverAnswers).build();
+    let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(NeverResponds).build();
     let mut extensions = Extensions::new();
     extensions.insert(params("image-1"));
     let request = request(Method::POST, &format!("https://api.aiuta.com{START}"), None);
     let sending = client.execute_with_extensions(request, &mut extensions);
     assert!(futures::FutureExt::now_or_never(sending).is_none());
-    assert_eq!(extensions.get(), Some(&WasHere));
+    assert_eq!(extensions.get(), Some(&Visited));
     assert_eq!(extensions.get(), Some(&params("image-1")));
 }

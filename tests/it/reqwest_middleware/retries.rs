@@ -1,4 +1,4 @@
-//! Rule F2: reqwest-retry on either side.
+//! Rule F2: reqwest-retry outside and inside the middleware.
 
 use std::time::SystemTime;
 
@@ -11,31 +11,31 @@ use tower_aiuta_auth::testing::{FakeAiuta, Fault};
 use tower_aiuta_auth::{AuthError, AuthErrorKind, TokenError};
 
 use super::*;
-use crate::support::servers::{with_api_key, with_jwt};
+use crate::support::servers::{api_key_layer, jwt_layer};
 use crate::support::*;
 
-/// Three attempts, without waiting between them.
-struct AtOnce;
+/// A policy of three attempts without waiting.
+struct ThreeAttempts;
 
-impl RetryPolicy for AtOnce {
+impl RetryPolicy for ThreeAttempts {
     fn should_retry(&self, start: SystemTime, past: u32) -> RetryDecision {
         if past < 2 { RetryDecision::Retry { execute_after: start } } else { RetryDecision::DoNotRetry }
     }
 }
 
-fn retry() -> RetryTransientMiddleware<AtOnce> {
-    RetryTransientMiddleware::new_with_policy(AtOnce)
+fn retry() -> RetryTransientMiddleware<ThreeAttempts> {
+    RetryTransientMiddleware::new_with_policy(ThreeAttempts)
 }
 
-/// Each try is noted below everything.
-fn order(spy: &Spy, outer: impl Middleware, inner: impl Middleware) -> ClientWithMiddleware {
+/// Builds a client with two middlewares, and a spy inside both.
+fn client_with(spy: &Spy, outer: impl Middleware, inner: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(reqwest()).with(outer).with(inner).with(spy.clone()).build()
 }
 
-/// Answers 503 twice, and forgets all tokens each time.
+/// Responds with 503 twice and then with 200. Clears the token cache each time.
 fn unavailable_twice(tokens: tower_aiuta_auth::TokenCache) -> Spy {
     let left = Mutex::new(2);
-    Spy::answering(move |_| {
+    Spy::responding(move |_| {
         let mut left = left.lock().unwrap();
         tokens.clear();
         let status = if *left == 0 { 200 } else { 503 };
@@ -45,35 +45,37 @@ fn unavailable_twice(tokens: tower_aiuta_auth::TokenCache) -> Spy {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_every_attempt_is_authenticated_anew() {
+async fn f2_reqwest_retry_outside_authenticates_every_attempt() {
     let layer = jwt(Source::new()).build().unwrap();
     let spy = unavailable_twice(layer.token_cache().unwrap().clone());
-    let client = order(&spy, retry(), layer.into_middleware());
+    let client = client_with(&spy, retry(), layer.into_middleware());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let numbers: Vec<_> = spy.tokens().iter().map(|token| number(token.strip_prefix("Bearer ").unwrap())).collect();
+    let numbers: Vec<_> =
+        spy.tokens().iter().map(|token| token_number(token.strip_prefix("Bearer ").unwrap())).collect();
     assert_eq!(numbers, [1, 2, 3]);
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_inside_every_attempt_carries_the_same_token() {
+async fn f2_reqwest_retry_inside_repeats_with_the_same_token() {
     let layer = jwt(Source::new()).build().unwrap();
     let spy = unavailable_twice(layer.token_cache().unwrap().clone());
-    let client = order(&spy, layer.into_middleware(), retry());
+    let client = client_with(&spy, layer.into_middleware(), retry());
     let request = client.get("https://api.aiuta.com/v1/x").with_extension(params("image-1"));
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let numbers: Vec<_> = spy.tokens().iter().map(|token| number(token.strip_prefix("Bearer ").unwrap())).collect();
+    let numbers: Vec<_> =
+        spy.tokens().iter().map(|token| token_number(token.strip_prefix("Bearer ").unwrap())).collect();
     assert_eq!(numbers, [1, 1, 1]);
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
+async fn f2_reqwest_retry_on_either_side_survives_faults_and_revocation() {
     for outside in [true, false] {
         let aiuta = FakeAiuta::new();
         let server = aiuta.serve().await.unwrap();
-        let layer = with_jwt(&aiuta, &server);
+        let layer = jwt_layer(&aiuta, &server);
         let (auth, spy) = (layer.clone().into_middleware(), Spy::default());
-        let client = if outside { order(&spy, retry(), auth) } else { order(&spy, auth, retry()) };
+        let client = if outside { client_with(&spy, retry(), auth) } else { client_with(&spy, auth, retry()) };
         let delete = || client.delete(format!("{}/v1/uploaded_images/unknown", server.origin()));
         assert_eq!(delete().send().await.unwrap().status(), 400);
         aiuta.revoke_tokens();
@@ -81,7 +83,7 @@ async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
         aiuta.fail_next(1, Fault::Unavailable);
         aiuta.clear_requests();
         assert_eq!(delete().send().await.unwrap().status(), 400);
-        // Cut off, unavailable, refused, and then as it should be.
+        // Disconnected, unavailable, rejected, and then the expected response.
         let statuses: Vec<_> = aiuta.requests().iter().map(|request| request.status).collect();
         assert_eq!(statuses, [None, Some(503), Some(401), Some(400)], "outside: {outside}");
         assert_eq!(layer.token_cache().unwrap().stats().replays, 1);
@@ -89,7 +91,7 @@ async fn f2_reqwest_retry_on_either_side_gets_through_trouble_and_revocation() {
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_wraps_our_errors_and_retries_those_it_is_told_to() {
+async fn f2_reqwest_retry_outside_retries_auth_errors_of_its_strategy() {
     struct Transient;
     impl RetryableStrategy for Transient {
         fn handle(&self, result: &Result<Response, Error>) -> Option<Retryable> {
@@ -102,28 +104,28 @@ async fn f2_reqwest_retry_outside_wraps_our_errors_and_retries_those_it_is_told_
             }
         }
     }
-    let source = Source::with(|number, request| async move {
-        if number == 1 { Err(TokenError::transient("busy")) } else { Ok(numbered(number, &request, secs(60))) }
+    let source = Source::from_fn(|number, request| async move {
+        if number == 1 { Err(TokenError::transient("busy")) } else { Ok(numbered_token(number, &request, secs(60))) }
     });
-    let (layer, spy) = (jwt(source).build().unwrap(), Spy::at_the_end());
-    let retry = RetryTransientMiddleware::new_with_policy_and_strategy(AtOnce, Transient);
-    let client = order(&spy, retry, layer.into_middleware());
+    let (layer, spy) = (jwt(source).build().unwrap(), Spy::responding_ok());
+    let retry = RetryTransientMiddleware::new_with_policy_and_strategy(ThreeAttempts, Transient);
+    let client = client_with(&spy, retry, layer.into_middleware());
     let start = || client.post(format!("https://api.aiuta.com{START}"));
     assert_eq!(start().with_extension(params("image-1")).send().await.unwrap().status(), 200);
-    assert_eq!(number(spy.tokens()[0].strip_prefix("Bearer ").unwrap()), 2);
+    assert_eq!(token_number(spy.tokens()[0].strip_prefix("Bearer ").unwrap()), 2);
 
-    let Err(Error::Middleware(error)) = start().body("{}").send().await else { panic!("it should fail") };
+    let Err(Error::Middleware(error)) = start().body("{}").send().await else { panic!("the request did not fail") };
     let Some(RetryError::Error(Error::Middleware(error))) = error.downcast_ref() else { panic!("{error:?}") };
     assert_eq!(error.downcast_ref::<AuthError>().unwrap().kind(), AuthErrorKind::MissingParams);
 }
 
 #[tokio::test]
-async fn f2_reqwest_retry_outside_refuses_streams_and_inside_too() {
-    // reqwest-retry's limit, as its documentation says: shown here since uploads are streams.
+async fn f2_reqwest_retry_on_either_side_rejects_streams() {
+    // A documented limit of reqwest-retry, tested because uploads are streams.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await.unwrap();
     for outside in [true, false] {
-        let auth = with_api_key(&aiuta, &server).into_middleware();
+        let auth = api_key_layer(&aiuta, &server).into_middleware();
         let client = ClientBuilder::new(reqwest());
         let client = if outside { client.with(retry()).with(auth) } else { client.with(auth).with(retry()) }.build();
         let stream = reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>("photo")]));

@@ -1,4 +1,4 @@
-//! Rules C1, C3 to C6 and D3 where there is no runtime: those who wait do the work, and the clock tells what is late.
+//! Rules C1, C3 to C6, D2 and D3 without a runtime: waiting callers drive the fetch, and deadlines are checked by the `Clock`.
 
 use std::sync::Mutex;
 use std::task::{Context, Waker};
@@ -8,13 +8,13 @@ use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 use tower_aiuta_auth::Clock;
 
-use super::wake_ups::Wakes;
+use super::wake_ups::CountingWaker;
 use super::*;
 
 #[test]
-fn c1_callers_share_one_flight_that_they_drive() {
+fn c1_callers_without_runtime_share_one_fetch() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
     let service = service(&layer, &inner);
@@ -22,106 +22,106 @@ fn c1_callers_share_one_flight_that_they_drive() {
     let callers: Vec<_> = (0..20)
         .map(|_| {
             let service = service.clone();
-            let sending = async move { send(&service, try_on("image-1")).await };
-            pool.spawner().spawn_local_with_handle(sending).unwrap()
+            let request = async move { send(&service, try_on("image-1")).await };
+            pool.spawner().spawn_local_with_handle(request).unwrap()
         })
         .collect();
     pool.run_until_stalled();
     gate.open(1);
     pool.run_until_stalled();
     for caller in callers {
-        assert_eq!(caller.now_or_never().expect("not woken").unwrap(), 200);
+        assert_eq!(caller.now_or_never().expect("the caller was not woken").unwrap(), 200);
     }
     assert_eq!((source.calls(), inner.count()), (1, 20));
 }
 
-/// A clock that is slow to answer: when armed, another caller is served meanwhile.
+/// A clock during whose next reading another caller, if one is set, gets its token.
 #[derive(Clone, Default)]
-struct SlowClock {
+struct InterruptedClock {
     time: ManualClock,
-    meanwhile: Arc<Mutex<Option<TokenCache>>>,
+    other_caller: Arc<Mutex<Option<TokenCache>>>,
 }
 
-impl Clock for SlowClock {
+impl Clock for InterruptedClock {
     fn now(&self) -> SystemTime {
         let now = self.time.now();
-        let meanwhile = self.meanwhile.lock().unwrap().take();
-        if let Some(tokens) = meanwhile {
+        let other_caller = self.other_caller.lock().unwrap().take();
+        if let Some(tokens) = other_caller {
             self.time.advance(secs(1));
-            poll(&mut getting(&tokens, "image-1")).unwrap().unwrap();
+            poll(&mut get_token(&tokens, "image-1")).unwrap().unwrap();
         }
         now
     }
 }
 
 #[test]
-fn c1_a_token_that_lands_while_another_caller_looks_for_it_serves_both() {
-    let (clock, source) = (SlowClock::default(), Source::new());
+fn c1_token_cached_during_a_lookup_serves_both_callers() {
+    let (clock, source) = (InterruptedClock::default(), Source::new());
     let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     for round in 1..=2 {
-        *clock.meanwhile.lock().unwrap() = Some(tokens.clone());
-        poll(&mut getting(tokens, "image-1")).unwrap().unwrap();
-        assert_eq!(source.calls(), round, "for the first time, and when the token has expired");
+        *clock.other_caller.lock().unwrap() = Some(tokens.clone());
+        poll(&mut get_token(tokens, "image-1")).unwrap().unwrap();
+        assert_eq!(source.calls(), round, "one fetch at first, and one after the token expired");
         clock.time.advance(secs(100));
     }
 }
 
 #[test]
-fn c3_the_next_caller_goes_on_with_the_same_call() {
+fn c3_next_caller_continues_the_same_source_call() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     for _ in 0..20 {
-        assert!(poll(&mut getting(tokens, "image-1")).is_none());
+        assert!(poll(&mut get_token(tokens, "image-1")).is_none());
     }
     gate.open(1);
-    assert_eq!(number_of(&executor::block_on(getting(tokens, "image-1"))), 1);
+    assert_eq!(number_of(&executor::block_on(get_token(tokens, "image-1"))), 1);
     assert_eq!((source.calls(), tokens.stats().entries), (1, 1));
 }
 
 #[test]
-fn c4_nothing_is_left_of_a_flight_without_callers_when_the_last_handle_goes() {
-    let held = Arc::new(());
+fn c4_fetch_without_callers_ends_with_the_last_handle() {
+    let alive = Arc::new(());
     let source = {
-        let held = Arc::clone(&held);
-        Source::with(move |_, _| {
-            let held = Arc::clone(&held);
+        let alive = Arc::clone(&alive);
+        Source::from_fn(move |_, _| {
+            let alive = Arc::clone(&alive);
             async move {
-                let _held = held;
+                let _held = alive;
                 std::future::pending().await
             }
         })
     };
     let layer = jwt(source).build().unwrap();
-    let mut waiting = getting(layer.token_cache().unwrap(), "image-1");
+    let mut waiting = get_token(layer.token_cache().unwrap(), "image-1");
     for image in ["image-1", "image-2"] {
-        assert!(poll(&mut getting(layer.token_cache().unwrap(), image)).is_none());
+        assert!(poll(&mut get_token(layer.token_cache().unwrap(), image)).is_none());
     }
     assert!(poll(&mut waiting).is_none());
     drop(layer);
-    assert!(Arc::strong_count(&held) > 1, "somebody is waiting");
+    assert!(Arc::strong_count(&alive) > 1, "one caller still waits");
     drop(waiting);
-    assert_eq!(Arc::strong_count(&held), 1);
+    assert_eq!(Arc::strong_count(&alive), 1);
 }
 
 #[test]
-fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
+fn c5_fetches_without_waiters_make_room() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).max_concurrent_fetches(3).build().unwrap();
     let tokens = layer.token_cache().unwrap();
-    let mut awaited = getting(tokens, "awaited");
+    let mut awaited = get_token(tokens, "awaited");
     assert!(poll(&mut awaited).is_none());
     for image in 0..50 {
-        assert!(poll(&mut getting(tokens, &format!("image-{image}"))).is_none());
+        assert!(poll(&mut get_token(tokens, &format!("image-{image}"))).is_none());
     }
-    let mut others = [getting(tokens, "image-50"), getting(tokens, "image-51")];
+    let mut others = [get_token(tokens, "image-50"), get_token(tokens, "image-51")];
     assert!(others.iter_mut().all(|other| poll(other).is_none()));
-    assert_eq!(poll(&mut getting(tokens, "image-52")).unwrap().unwrap_err().kind(), AuthErrorKind::Overloaded);
+    assert_eq!(poll(&mut get_token(tokens, "image-52")).unwrap().unwrap_err().kind(), AuthErrorKind::Overloaded);
     gate.open(100);
-    assert_eq!(number_of(&executor::block_on(awaited)), 1, "not dropped");
+    assert_eq!(number_of(&executor::block_on(awaited)), 1, "the awaited fetch was not dropped");
     for other in others {
         executor::block_on(other).unwrap();
     }
@@ -129,44 +129,44 @@ fn c5_flights_that_nobody_awaits_do_not_block_for_ever() {
 }
 
 #[test]
-fn c5_late_flights_make_room() {
+fn c5_timed_out_fetches_make_room() {
     let clock = ManualClock::default();
-    let layer = jwt(Source::behind(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
+    let layer = jwt(Source::gated(&Gate::closed())).clock(clock.clone()).max_concurrent_fetches(1).build().unwrap();
     let tokens = layer.token_cache().unwrap();
-    let mut late = getting(tokens, "image-1");
+    let mut late = get_token(tokens, "image-1");
     assert!(poll(&mut late).is_none());
-    let refused = poll(&mut getting(tokens, "image-2")).unwrap();
-    assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Overloaded);
+    let overloaded = poll(&mut get_token(tokens, "image-2")).unwrap();
+    assert_eq!(overloaded.unwrap_err().kind(), AuthErrorKind::Overloaded);
     clock.advance(secs(10));
-    assert!(poll(&mut getting(tokens, "image-2")).is_none(), "there is room");
+    assert!(poll(&mut get_token(tokens, "image-2")).is_none(), "the timed-out fetch made room");
     assert_eq!(poll(&mut late).unwrap().unwrap_err().kind(), AuthErrorKind::FetchTimeout);
 }
 
 #[test]
-fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
+fn c6_deadline_is_checked_at_each_poll_and_by_each_new_caller() {
     let clock = ManualClock::default();
-    let source = Source::behind(&Gate::closed());
-    let layer = jwt_at(&clock, source.clone());
+    let source = Source::gated(&Gate::closed());
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     let (tokens, service) = (layer.token_cache().unwrap(), service(&layer, &inner));
     let mut polled = send(&service, try_on("image-1")).boxed();
-    let (mut woken, wakes) = (getting(tokens, "image-1"), Arc::new(Wakes::default()));
+    let (mut woken, wakes) = (get_token(tokens, "image-1"), Arc::new(CountingWaker::default()));
     let waker = Waker::from(Arc::clone(&wakes));
     assert!(poll(&mut polled).is_none());
     assert!(woken.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
     clock.advance(secs(9));
     assert!(poll(&mut polled).is_none());
     clock.advance(secs(1));
-    let error = auth_error(poll(&mut polled).expect("its time is up"));
+    let error = auth_error(poll(&mut polled).expect("the deadline has passed"));
     assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
-    assert_eq!(wakes.count(), 1, "all who await the flight are told");
+    assert_eq!(wakes.count(), 1, "the other waiter is woken");
 
-    let mut second = getting(tokens, "image-1");
+    let mut second = get_token(tokens, "image-1");
     assert!(poll(&mut second).is_none());
     clock.advance(secs(10));
-    let mut third = getting(tokens, "image-1");
+    let mut third = get_token(tokens, "image-1");
     assert!(poll(&mut third).is_none());
-    assert_eq!((source.calls(), tokens.stats().failures), (3, 2), "the third came, and ended the second's flight");
+    assert_eq!((source.calls(), tokens.stats().failures), (3, 2), "the third caller ends the fetch of the second");
     assert_eq!(poll(&mut second).unwrap().unwrap_err().kind(), AuthErrorKind::FetchTimeout);
     assert_eq!(inner.count(), 0);
 }
@@ -175,11 +175,11 @@ fn c6_a_deadline_is_checked_at_each_poll_and_each_arrival() {
 #[test]
 fn c3_without_a_runtime_no_token_is_refreshed_ahead() {
     let (clock, source) = (ManualClock::default(), Source::new());
-    let layer = jwt_at(&clock, source.clone());
+    let layer = jwt_with_clock(&clock, source.clone());
     let tokens = layer.token_cache().unwrap();
     let number_after = |seconds| {
         clock.advance(secs(seconds));
-        number_of(&poll(&mut getting(tokens, "image-1")).expect("the source need not wait"))
+        number_of(&poll(&mut get_token(tokens, "image-1")).expect("the source need not wait"))
     };
     assert_eq!([number_after(0), number_after(54), number_after(1)], [1, 1, 2]);
     assert_eq!((source.calls(), tokens.stats().refreshes), (2, 0));

@@ -1,4 +1,5 @@
-//! Rules C2 and C3 among callers that drive a flight: nobody's coming or leaving loses a wake-up, and none is given under a lock.
+//! Rules C2 and C3 for callers that drive a fetch: no wake-up is lost when callers join or leave, and no waker is called while a
+//! lock is held.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,42 +11,42 @@ use tower_aiuta_auth::TokenError;
 
 use super::*;
 
-/// Counts how often it is woken.
+/// A waker that counts its calls.
 #[derive(Default)]
-pub(super) struct Wakes(AtomicUsize);
+pub(super) struct CountingWaker(AtomicUsize);
 
-impl Wake for Wakes {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-impl Wakes {
-    /// Since this was last asked.
+impl CountingWaker {
+    /// Returns the number of calls since the last time.
     pub(super) fn count(&self) -> usize {
         self.0.swap(0, Ordering::SeqCst)
     }
 }
 
-/// Drops another caller when it is woken.
-struct Dropping(Mutex<Option<Getting>>);
+/// A waker that drops another caller.
+struct DroppingWaker(Mutex<Option<Get>>);
 
-impl Wake for Dropping {
+impl Wake for DroppingWaker {
     fn wake(self: Arc<Self>) {
         drop(self.0.lock().unwrap().take());
     }
 }
 
 #[test]
-fn c3_when_the_one_who_drives_leaves_another_goes_on() {
+fn c3_dropped_driver_hands_off_to_another_waiter() {
     let gate = Gate::closed();
-    let source = Source::behind(&gate);
+    let source = Source::gated(&gate);
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
     for woken_first in [false, true] {
         let image = format!("image-{woken_first}");
-        let (mut first, mut second) = (getting(tokens, &image), getting(tokens, &image));
-        let wakes = Arc::new(Wakes::default());
+        let (mut first, mut second) = (get_token(tokens, &image), get_token(tokens, &image));
+        let wakes = Arc::new(CountingWaker::default());
         let waker = Waker::from(Arc::clone(&wakes));
         assert!(second.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
         assert!(poll(&mut first).is_none());
@@ -56,21 +57,21 @@ fn c3_when_the_one_who_drives_leaves_another_goes_on() {
             drop(first);
             gate.open(1);
         }
-        assert!(wakes.count() > 0, "nobody goes on");
+        assert!(wakes.count() > 0, "the other waiter is not woken");
         assert!(poll(&mut second).is_some());
     }
     assert_eq!(source.calls(), 2);
 }
 
-/// The source is woken, and another caller comes and goes away empty-handed, while a caller polls the source: the other has to be woken
-/// again once the call can be had.
+/// While one caller polls the source, the source wakes itself, and another caller joins and cannot poll it. The other caller has to
+/// be woken once the source can be polled again.
 #[test]
-fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
-    let other: Arc<Mutex<Option<Getting>>> = Arc::default();
-    let wakes = Arc::new(Wakes::default());
+fn c3_wake_up_during_a_poll_reaches_a_caller_that_joined_meanwhile() {
+    let other: Arc<Mutex<Option<Get>>> = Arc::default();
+    let wakes = Arc::new(CountingWaker::default());
     let source = {
         let (other, wakes) = (Arc::clone(&other), Arc::clone(&wakes));
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let (other, waker) = (Arc::clone(&other), Waker::from(Arc::clone(&wakes)));
             let mut polls = 0;
             async move {
@@ -85,41 +86,41 @@ fn c3_a_wake_up_during_a_poll_reaches_those_who_came_meanwhile() {
                     if polls < 3 { Poll::Pending } else { Poll::Ready(()) }
                 })
                 .await;
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
-    let mut first = getting(tokens, "image-1");
-    *other.lock().unwrap() = Some(getting(tokens, "image-1"));
+    let mut first = get_token(tokens, "image-1");
+    *other.lock().unwrap() = Some(get_token(tokens, "image-1"));
     assert!(poll(&mut first).is_none());
-    assert!(wakes.count() > 0, "it was woken before it came, and nobody told it");
+    assert!(wakes.count() > 0, "the caller joined after the wake-up and was not woken again");
     let mut other = other.lock().unwrap().take().unwrap();
     assert_eq!(number_of(&poll(&mut other).unwrap()), 1);
     assert_eq!(source.calls(), 1);
 }
 
-/// Four threads, each with callers that come and go, and a fifth that answers: would not end if a wake-up were lost.
+/// Four threads with callers that join and leave, and a fifth thread that completes the fetches. Hangs if a wake-up is lost.
 #[test]
 fn c3_no_wake_up_is_lost_among_threads() {
     const ROUNDS: usize = 200;
-    let (asked, mut asking) = futures::channel::mpsc::channel::<oneshot::Sender<()>>(ROUNDS * 8);
-    let source = Source::with(move |call, request| {
-        let mut asked = asked.clone();
+    let (to_complete, mut pending) = futures::channel::mpsc::channel::<oneshot::Sender<()>>(ROUNDS * 8);
+    let source = Source::from_fn(move |call, request| {
+        let mut to_complete = to_complete.clone();
         async move {
             for _ in 0..3 {
                 let (answer, answered) = oneshot::channel();
-                asked.send(answer).await.map_err(TokenError::new)?;
+                to_complete.send(answer).await.map_err(TokenError::new)?;
                 answered.await.map_err(TokenError::new)?;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     });
     let layer = jwt(source.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap().clone();
-    let answering = std::thread::spawn(move || {
-        while let Some(answer) = executor::block_on(asking.next()) {
+    let completing = std::thread::spawn(move || {
+        while let Some(answer) = executor::block_on(pending.next()) {
             let _ = answer.send(());
         }
     });
@@ -128,9 +129,9 @@ fn c3_no_wake_up_is_lost_among_threads() {
             scope.spawn(|| {
                 for round in 0..ROUNDS {
                     let image = format!("image-{round}");
-                    let mut leaving = getting(&tokens, &image);
+                    let mut leaving = get_token(&tokens, &image);
                     let _ = poll(&mut leaving);
-                    let staying = getting(&tokens, &image);
+                    let staying = get_token(&tokens, &image);
                     drop(leaving);
                     executor::block_on(staying).unwrap();
                 }
@@ -139,23 +140,23 @@ fn c3_no_wake_up_is_lost_among_threads() {
     });
     assert_eq!(source.calls(), ROUNDS);
     drop((layer, tokens, source));
-    answering.join().unwrap();
+    completing.join().unwrap();
 }
 
-/// Would not end if a waker were called under a lock.
+/// Deadlocks if a waker is called while a lock is held.
 #[test]
-fn c2_a_waker_may_drop_another_caller_of_the_same_flight() {
+fn c2_waker_may_drop_another_caller_of_the_same_fetch() {
     let (clock, gate) = (ManualClock::default(), Gate::closed());
-    let layer = jwt_at(&clock, Source::behind(&gate));
+    let layer = jwt_with_clock(&clock, Source::gated(&gate));
     let tokens = layer.token_cache().unwrap();
     for in_time in [true, false] {
         let image = format!("image-{in_time}");
-        let [mut first, mut other, mut last] = std::array::from_fn(|_| getting(tokens, &image));
+        let [mut first, mut other, mut last] = std::array::from_fn(|_| get_token(tokens, &image));
         assert!(poll(&mut other).is_none());
         assert!(poll(&mut last).is_none());
-        let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(other)))));
+        let waker = Waker::from(Arc::new(DroppingWaker(Mutex::new(Some(other)))));
         assert!(first.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
-        // It is woken to go on with the call, or because its time is up.
+        // It is woken to poll the source, or because the deadline has passed.
         match in_time {
             true => gate.open(1),
             false => clock.advance(secs(11)),

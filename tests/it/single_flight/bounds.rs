@@ -1,14 +1,14 @@
-//! Rules C3, C5 and C6: a fetch goes on without its callers, and has its bounds in number and time.
+//! Rules C3, C5 and C6: a fetch continues without its callers; fetches are limited in number and time.
 
 use tower::timeout::Timeout;
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
-    let source = Source::with(|call, request| async move {
+async fn c3_fetch_completes_after_its_callers_time_out() {
+    let source = Source::from_fn(|call, request| async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     });
     let layer = jwt(source.clone()).build().unwrap();
     let inner = Recorder::new();
@@ -24,27 +24,27 @@ async fn c3_callers_that_give_up_do_not_waste_the_fetch() {
     assert_eq!(inner.count(), 0);
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
     let stats = layer.token_cache().unwrap().stats();
-    assert_eq!((source.calls(), stats.hits, stats.misses), (1, 1, 20), "the twenty-first is a hit");
+    assert_eq!((source.calls(), stats.hits, stats.misses), (1, 1, 20), "the last request is a hit");
 }
 
 #[tokio::test]
-async fn c5_a_flood_of_keys_evicts_bit_by_bit() {
+async fn c5_flood_of_keys_evicts_gradually() {
     for max in [1, 7, 33, 100, 1000] {
         let layer = jwt(Source::new()).max_tokens(max).build().unwrap();
         let tokens = layer.token_cache().unwrap();
         for key in 0..5 * max {
             tokens.get(&params(&format!("image-{key}"))).await.unwrap();
             let entries = usize::try_from(tokens.stats().entries).unwrap();
-            assert!(entries <= max, "{entries} tokens of {max}");
-            assert!(entries >= (key + 1).min(max) / 2, "only {entries} tokens of {max} after {key} others");
+            assert!(entries <= max, "{entries} tokens, over the maximum of {max}");
+            assert!(entries >= (key + 1).min(max) / 2, "only {entries} of {max} tokens are left after {key} others");
         }
     }
 }
 
 #[tokio::test]
-async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
+async fn c5_flood_of_keys_drops_no_awaited_fetch() {
     let gate = Gate::closed();
-    let source = stepwise(std::slice::from_ref(&gate));
+    let source = source_with_gates(std::slice::from_ref(&gate));
     let layer = jwt(source.clone()).max_tokens(8).max_concurrent_fetches(8).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let awaited = callers(&service(&layer, &inner), "image-1", 3).await;
@@ -59,9 +59,9 @@ async fn c5_a_flood_of_keys_drops_no_flight_that_is_awaited() {
 }
 
 #[tokio::test]
-async fn c5_over_max_flights_only_misses_are_overloaded() {
+async fn c5_over_max_concurrent_fetches_only_misses_fail() {
     let gate = Gate::closed();
-    let source = stepwise(&[opened(), gate.clone(), gate.clone()]);
+    let source = source_with_gates(&[open_gate(), gate.clone(), gate.clone()]);
     let layer = jwt(source.clone()).max_concurrent_fetches(2).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
     let service = service(&layer, &inner);
@@ -74,26 +74,30 @@ async fn c5_over_max_flights_only_misses_are_overloaded() {
     send(&service, try_on("cached")).await.unwrap();
     awaited.extend(callers(&service, "image-1", 2).await);
     tokens.invalidate(&params("image-1"));
-    assert_eq!(kind(send(&service, try_on("image-3")).await), AuthErrorKind::Overloaded, "detached, but in the air");
+    assert_eq!(
+        error_kind(send(&service, try_on("image-3")).await),
+        AuthErrorKind::Overloaded,
+        "a detached fetch still counts"
+    );
     assert_eq!((source.calls(), inner.count()), (3, 2));
 
     gate.open(2);
     for caller in awaited {
-        assert_eq!(caller.await.unwrap().unwrap(), 200, "a flight that is awaited is never dropped");
+        assert_eq!(caller.await.unwrap().unwrap(), 200, "an awaited fetch is never dropped");
     }
-    assert_eq!(send(&service, try_on("image-3")).await.unwrap(), 200, "there is room again");
+    assert_eq!(send(&service, try_on("image-3")).await.unwrap(), 200, "ended fetches free their places");
 }
 
 #[tokio::test(start_paused = true)]
-async fn c5_however_a_flight_ends_there_is_room_again() {
-    let source = Source::with(|call, request| async move {
+async fn c5_every_ended_fetch_frees_its_place() {
+    let source = Source::from_fn(|call, request| async move {
         match call % 5 {
             1 => tokio::task::yield_now().await,
             2 => return Err(TokenError::new("no")),
-            3 => panic!("a source's panic"),
+            3 => panic!("the source panics"),
             _ => std::future::pending().await,
         }
-        Ok(numbered(call, &request, secs(60)))
+        Ok(numbered_token(call, &request, secs(60)))
     });
     let layer = jwt(source.clone()).max_concurrent_fetches(1).build().unwrap();
     let (tokens, inner) = (layer.token_cache().unwrap(), Recorder::new());
@@ -101,24 +105,24 @@ async fn c5_however_a_flight_ends_there_is_room_again() {
     for round in 0..3 {
         for end in 0..4 {
             let result = send(&service, try_on(&format!("image-{round}-{end}"))).await;
-            let kind = result.map_err(|error| kind(Err::<(), _>(error)));
+            let kind = result.map_err(|error| error_kind(Err::<(), _>(error)));
             match end {
                 0 => assert_eq!(kind, Ok(http::StatusCode::OK)),
                 1 | 2 => assert_eq!(kind, Err(AuthErrorKind::TokenSource)),
                 _ => assert_eq!(kind, Err(AuthErrorKind::FetchTimeout)),
             }
         }
-        let unwanted = caller(&service, "unwanted").await;
-        unwanted.abort();
+        let abandoned = caller(&service, "abandoned").await;
+        abandoned.abort();
         settle().await;
-        tokens.invalidate(&params("unwanted"));
+        tokens.invalidate(&params("abandoned"));
     }
     assert_eq!(source.calls(), 15);
 }
 
 #[tokio::test(start_paused = true)]
-async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another() {
-    let source = stepwise(&[Gate::closed()]);
+async fn c6_fetch_ends_at_fetch_timeout_and_the_next_request_starts_another() {
+    let source = source_with_gates(&[Gate::closed()]);
     let layer = jwt(source.clone()).fetch_timeout(secs(7)).build().unwrap();
     let inner = Recorder::new();
     let service = service(&layer, &inner);
@@ -130,7 +134,7 @@ async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another()
         let error = auth_error(caller.await.unwrap());
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::FetchTimeout, true));
     }
-    assert_eq!(start.elapsed().as_secs(), 7, "the flight's time, not each caller's");
+    assert_eq!(start.elapsed().as_secs(), 7, "the timeout is that of the fetch, not of each caller");
     assert_eq!((source.calls(), inner.count(), layer.token_cache().unwrap().stats().failures), (1, 0, 1));
 
     assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
@@ -138,8 +142,8 @@ async fn c6_a_flight_ends_at_fetch_timeout_and_the_next_request_starts_another()
 }
 
 #[tokio::test(start_paused = true)]
-async fn c6_a_flight_that_nobody_awaits_ends_in_time_too() {
-    let layer = jwt(stepwise(&[Gate::closed()])).build().unwrap();
+async fn c6_fetch_without_waiters_ends_at_fetch_timeout() {
+    let layer = jwt(source_with_gates(&[Gate::closed()])).build().unwrap();
     let caller = caller(&service(&layer, &Recorder::new()), "image-1").await;
     caller.abort();
     tokio::time::sleep(secs(11)).await;

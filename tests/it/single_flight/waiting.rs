@@ -1,4 +1,5 @@
-//! Rule C2: whoever waits, for a body, for a token or to be sent again, keeps nobody else from going on.
+//! Rule C2: a call that waits for its body, a token or a replay does not block other calls, and no lock is held while foreign
+//! code runs.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,21 +22,21 @@ use tower_aiuta_auth::{Clock, TokenCache};
 
 use super::*;
 
-/// A source that waits for the gate when asked for tokens of `slow`.
-fn slow_for(slow: &'static str, gate: &Gate) -> Source {
+/// Returns a source that waits for the gate when it is called for the image `slow`.
+fn gated_for(slow: &'static str, gate: &Gate) -> Source {
     let gate = gate.clone();
-    Source::with(move |call, request| {
+    Source::from_fn(move |call, request| {
         let gate = gate.clone();
         async move {
             if request.params() == &params(slow) {
                 gate.pass().await;
             }
-            Ok(numbered(call, &request, secs(60)))
+            Ok(numbered_token(call, &request, secs(60)))
         }
     })
 }
 
-/// Polls a service ready and calls it. The service stays as the call leaves it.
+/// Polls a service ready and calls that same service, not a clone.
 async fn call<S, B>(service: &mut S, request: Request<B>) -> S::Future
 where
     S: Service<Request<B>, Error = BoxError>,
@@ -44,9 +45,9 @@ where
 }
 
 #[tokio::test]
-async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
+async fn c2_hanging_source_delays_no_other_key_and_no_hit() {
     let gate = Gate::closed();
-    let layer = jwt(slow_for("slow", &gate)).build().unwrap();
+    let layer = jwt(gated_for("slow", &gate)).build().unwrap();
     let inner = Recorder::new();
     let service = service(&layer, &inner);
     let mut slow: Vec<_> = (0..3).map(|_| Box::pin(send(&service, try_on("slow")))).collect();
@@ -54,7 +55,8 @@ async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
         assert!(caller.now_or_never().is_none());
     }
     for image in ["image-1", "image-1", "image-2", "image-2"] {
-        let sent = send(&service, try_on(image)).now_or_never().expect("it waits for somebody else's token");
+        let sent =
+            send(&service, try_on(image)).now_or_never().expect("the request waits for the token of another key");
         assert_eq!(sent.unwrap(), 200);
     }
     gate.open(1);
@@ -65,15 +67,15 @@ async fn c2_a_source_that_hangs_for_one_key_delays_no_other_key_and_no_hit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_waits_for_a_token_gives_up_its_permit() {
+async fn c2_call_waiting_for_a_token_releases_its_permit() {
     let gate = Gate::closed();
-    let layer = jwt(slow_for("slow", &gate)).build().unwrap();
+    let layer = jwt(gated_for("slow", &gate)).build().unwrap();
     let inner = Recorder::new();
     let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
     let mut waiting = call(&mut service, try_on("slow")).await;
     let other = service.clone();
     for _ in 0..3 {
-        send(&other, try_on("image-1")).now_or_never().expect("the permit is taken").unwrap();
+        send(&other, try_on("image-1")).now_or_never().expect("the permit is not free").unwrap();
         assert!((&mut waiting).now_or_never().is_none());
     }
     gate.open(1);
@@ -82,7 +84,7 @@ async fn c2_a_call_that_waits_for_a_token_gives_up_its_permit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
+async fn c2_call_waiting_for_its_body_releases_its_permit() {
     type Body = UnsyncBoxBody<Bytes, Infallible>;
     let layer = jwt(Source::new()).build().unwrap();
     let inner = Recorder::new();
@@ -93,7 +95,7 @@ async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
     assert!((&mut waiting).now_or_never().is_none());
 
     let other = try_on("image-1").map(|body: Full<Bytes>| Body::new(body));
-    let sent = service.clone().oneshot(other).now_or_never().expect("the permit is taken");
+    let sent = service.clone().oneshot(other).now_or_never().expect("the permit is not free");
     assert_eq!(sent.unwrap().status(), 200);
 
     sender.send_data(Bytes::from_static(br#""image-2"}"#)).await.unwrap();
@@ -103,46 +105,46 @@ async fn c2_a_call_that_waits_for_its_body_gives_up_its_permit() {
 }
 
 #[tokio::test]
-async fn c2_a_call_that_is_refused_gives_up_its_permit() {
-    let source = Source::with(|_, _| async { Err(TokenError::new("no")) });
+async fn c2_failed_call_releases_its_permit() {
+    let source = Source::from_fn(|_, _| async { Err(TokenError::new("no")) });
     let layer = jwt(source).build().unwrap();
     let mut service = layer.layer(ConcurrencyLimit::new(Recorder::new(), 1));
     let mut other = service.clone();
-    for refused in [post(SKU_IMAGES, "{}"), post(SKU_IMAGES, "no JSON"), try_on("image-1")] {
-        call(&mut service, refused).await.await.unwrap_err();
-        call(&mut other, get("https://example.com/")).now_or_never().expect("the permit is taken").await.unwrap();
+    for failing in [post(SKU_IMAGES, "{}"), post(SKU_IMAGES, "no JSON"), try_on("image-1")] {
+        call(&mut service, failing).await.await.unwrap_err();
+        call(&mut other, get("https://example.com/")).now_or_never().expect("the permit is not free").await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn c2_a_replay_that_waits_for_its_token_holds_no_permit() {
-    let (gate, refused) = (Gate::closed(), Refused::default());
+async fn c2_replay_waiting_for_a_token_holds_no_permit() {
+    let (gate, rejected) = (Gate::closed(), RejectedTokens::default());
     let source = {
         let gate = gate.clone();
-        Source::with(move |call, request| {
+        Source::from_fn(move |call, request| {
             let gate = gate.clone();
             async move {
                 if request.force_refresh() {
                     gate.pass().await;
                 }
-                Ok(numbered(call, &request, secs(60)))
+                Ok(numbered_token(call, &request, secs(60)))
             }
         })
     };
     let layer = jwt(source).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&rejected);
     let mut service = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
     send(&service, try_on("image-1")).await.unwrap();
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     let mut waiting = call(&mut service, try_on("image-1")).await;
     assert!((&mut waiting).now_or_never().is_none());
-    send(&service, try_on("image-2")).now_or_never().expect("the permit is taken").unwrap();
+    send(&service, try_on("image-2")).now_or_never().expect("the permit is not free").unwrap();
     gate.open(1);
     assert_eq!(waiting.await.unwrap().status(), 200);
     assert_eq!(inner.count(), 4);
 }
 
-/// One connection: a response keeps it until it is dropped.
+/// A service with one connection. A response occupies the connection until it is dropped.
 struct Connection {
     inner: Recorder,
     free: Arc<Semaphore>,
@@ -186,106 +188,116 @@ impl Service<Request<Full<Bytes>>> for Connection {
 }
 
 #[tokio::test]
-async fn c2_a_replay_drops_the_first_response_before_it_needs_the_permit() {
-    let refused = Refused::default();
+async fn c2_replay_drops_the_first_response_before_it_acquires_a_permit() {
+    let rejected = RejectedTokens::default();
     let layer = jwt(Source::new()).build().unwrap();
-    let inner = Recorder::refusing(&refused);
+    let inner = Recorder::rejecting(&rejected);
     let free = Arc::new(Semaphore::new(1));
     let service = layer.layer(Connection::new(&inner, &free));
     let first = service.clone().oneshot(try_on("image-1")).await.unwrap();
-    assert_eq!(free.available_permits(), 0, "a response keeps the connection");
+    assert_eq!(free.available_permits(), 0, "the response occupies the connection");
     drop(first);
-    refused.add(inner.last().token());
-    let replayed = service.clone().oneshot(try_on("image-1")).now_or_never().expect("it waits for itself");
+    rejected.add(inner.last().token());
+    let replayed = service
+        .clone()
+        .oneshot(try_on("image-1"))
+        .now_or_never()
+        .expect("the replay waits for the permit of its own first response");
     assert_eq!(replayed.unwrap().status(), 200);
     assert_eq!(inner.count(), 3);
 
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     let limited = layer.layer(ConcurrencyLimit::new(inner.clone(), 1));
-    assert_eq!(send(&limited, try_on("image-1")).now_or_never().expect("it waits for itself").unwrap(), 200);
+    assert_eq!(
+        send(&limited, try_on("image-1"))
+            .now_or_never()
+            .expect("the replay waits for the permit of its own first response")
+            .unwrap(),
+        200
+    );
 }
 
-/// Somebody's code, which the layer calls: it uses the cache.
+/// Foreign code that the layer calls: a source, an error, a clock or a waker. Each call uses the cache.
 #[derive(Clone, Default)]
-struct Nosy(Arc<(OnceLock<TokenCache>, AtomicBool, std::sync::atomic::AtomicUsize)>);
+struct CacheUser(Arc<(OnceLock<TokenCache>, AtomicBool, std::sync::atomic::AtomicUsize)>);
 
-impl Nosy {
-    fn look(&self) {
-        let (tokens, busy, looks) = &*self.0;
+impl CacheUser {
+    fn use_cache(&self) {
+        let (tokens, busy, uses) = &*self.0;
         let Some(tokens) = tokens.get().filter(|_| !busy.swap(true, Ordering::SeqCst)) else { return };
         let _ = tokens.stats();
         let _ = tokens.get(&params("other")).now_or_never();
         tokens.invalidate(&params("other"));
         tokens.clear();
-        looks.fetch_add(1, Ordering::SeqCst);
+        uses.fetch_add(1, Ordering::SeqCst);
         busy.store(false, Ordering::SeqCst);
     }
 
-    /// How often it looked since this was last asked.
-    fn looks(&self) -> usize {
+    /// Returns how often it used the cache since the last call.
+    fn uses(&self) -> usize {
         self.0.2.swap(0, Ordering::SeqCst)
     }
 }
 
-impl Clock for Nosy {
+impl Clock for CacheUser {
     fn now(&self) -> SystemTime {
-        self.look();
+        self.use_cache();
         ManualClock::default().now()
     }
 }
 
-impl Wake for Nosy {
+impl Wake for CacheUser {
     fn wake(self: Arc<Self>) {
-        self.look();
+        self.use_cache();
     }
 }
 
-/// Looks when it is dropped.
-struct Parting(Nosy);
+/// Uses the cache when it is dropped.
+struct UseOnDrop(CacheUser);
 
-impl Drop for Parting {
+impl Drop for UseOnDrop {
     fn drop(&mut self) {
-        self.0.look();
+        self.0.use_cache();
     }
 }
 
-impl fmt::Debug for Parting {
+impl fmt::Debug for UseOnDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Parting")
+        f.write_str("UseOnDrop")
     }
 }
 
-impl fmt::Display for Parting {
+impl fmt::Display for UseOnDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("parting")
+        f.write_str("uses the cache")
     }
 }
 
-impl std::error::Error for Parting {}
+impl std::error::Error for UseOnDrop {}
 
-/// Would not end if one of them were called under a lock.
+/// Deadlocks if one of them is called while a lock is held.
 #[test]
-fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
-    let (source, clock, waker) = (Nosy::default(), Nosy::default(), Arc::new(Nosy::default()));
+fn c2_sources_errors_wakers_and_clocks_may_use_the_cache() {
+    let (source, clock, waker) = (CacheUser::default(), CacheUser::default(), Arc::new(CacheUser::default()));
     let gate = Gate::closed();
-    let asked = {
+    let token_source = {
         let (source, gate) = (source.clone(), gate.clone());
-        Source::with(move |_, request| {
+        Source::from_fn(move |_, request| {
             let (source, gate) = (source.clone(), gate.clone());
             async move {
-                source.look();
-                let _parting = Parting(source.clone());
+                source.use_cache();
+                let _use_on_drop = UseOnDrop(source.clone());
                 if request.params() == &params("image-1") {
                     gate.pass().await;
                 }
-                Err(TokenError::new(Parting(source)).with_retry_after(secs(0)))
+                Err(TokenError::new(UseOnDrop(source)).with_retry_after(secs(0)))
             }
         })
     };
-    let layer = jwt(asked).clock(clock.clone()).build().unwrap();
+    let layer = jwt(token_source).clock(clock.clone()).build().unwrap();
     let tokens = layer.token_cache().unwrap();
-    for nosy in [&source, &clock, &waker] {
-        assert!(nosy.0.0.set(tokens.clone()).is_ok());
+    for user in [&source, &clock, &waker] {
+        assert!(user.0.0.set(tokens.clone()).is_ok());
     }
     let inner = Recorder::new();
     let service = service(&layer, &inner);
@@ -293,13 +305,13 @@ fn c2_sources_their_errors_wakers_and_clocks_may_use_the_cache() {
     for _ in 0..3 {
         let mut request = Box::pin(send(&service, try_on("image-1")));
         assert!(request.poll_unpin(&mut Context::from_waker(&task)).is_pending());
-        assert!(source.looks() > 0 && clock.looks() > 0);
+        assert!(source.uses() > 0 && clock.uses() > 0);
         gate.open(1);
-        assert!(waker.looks() > 0, "woken");
+        assert!(waker.uses() > 0, "the task is woken");
         let Poll::Ready(result) = request.poll_unpin(&mut Context::from_waker(&task)) else { panic!("not ready") };
-        assert_eq!(kind(result), AuthErrorKind::TokenSource);
-        assert!(source.looks() > 1, "dropped: the call and its error");
-        send(&service, try_on("image-2")).now_or_never().expect("it does not wait").unwrap_err();
+        assert_eq!(error_kind(result), AuthErrorKind::TokenSource);
+        assert!(source.uses() > 1, "the call and its error are dropped");
+        send(&service, try_on("image-2")).now_or_never().expect("the request waits").unwrap_err();
     }
     assert_eq!(inner.count(), 0);
 }
