@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuthLayer, Clock, Jwt, TokenError};
+use tower_aiuta_auth::{AiutaAuthLayer, Clock, FetchReason, Jwt, TokenError, TokenRequest};
 
 use crate::support::*;
 
@@ -77,14 +77,37 @@ async fn d1_lifetime_counts_from_the_start_of_the_fetch() {
 }
 
 #[tokio::test]
-async fn d1_clock_step_back_makes_tokens_unusable() {
+async fn d1_small_clock_step_back_keeps_the_token_and_a_large_one_ends_it() {
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, Source::new());
+    assert_eq!(token_used(&layer).await, 1);
+    clock.step_back(secs(5));
     assert_eq!(token_used(&layer).await, 1);
     clock.step_back(secs(1));
     assert_eq!(token_used(&layer).await, 2);
     clock.advance(secs(30));
     assert_eq!(token_used(&layer).await, 2);
+}
+
+/// A source behind a clock that is off by `offset` seconds, which tells the age of its tokens.
+fn with_age(offset: i64, age: u64) -> Source {
+    Source::from_fn(move |number, request| async move {
+        let now = i64::try_from(unix_seconds(request.now())).unwrap() + offset;
+        let claims = json!({"iat": now - i64::try_from(age).unwrap(), "exp": now + 60, "number": number});
+        Ok(Jwt::parse(token(&claims))?.with_age(secs(age)))
+    })
+}
+
+#[tokio::test]
+async fn d1_token_with_an_age_is_used_whatever_the_clocks_say() {
+    for offset in [-86_400, -60, 0, 60, 86_400] {
+        for age in [0, 40] {
+            let (clock, source) = (ManualClock::default(), with_age(offset, age));
+            let layer = jwt(source.clone()).clock(clock.clone()).refresh_ahead(0.0).build().unwrap();
+            // 60 s from the start of the fetch, less the margin.
+            assert_eq!(tokens_used_at(&layer, &clock, &[0, 54, 55]).await, [1, 1, 2], "{offset} s, {age} s old");
+        }
+    }
 }
 
 #[tokio::test]
@@ -117,7 +140,8 @@ async fn d1_extreme_claims_do_not_panic() {
         });
         let layer = jwt_with_clock(&ManualClock::default(), source);
         let numbers = (token_used(&layer).await, token_used(&layer).await);
-        assert_eq!(numbers, if kept { (1, 1) } else { (1, 2) }, "{claims}");
+        // A token that arrives expired makes the source be asked a second time (rule D4), the first time.
+        assert_eq!(numbers, if kept { (1, 1) } else { (2, 3) }, "{claims}");
     }
 }
 
@@ -150,13 +174,14 @@ async fn d2_unused_token_is_not_refreshed() {
     assert_eq!(source.calls(), 1);
 }
 
-/// Returns a source that fails while `fail` is set.
+/// Returns a source that fails while `fail` is set. Its tokens are used for 595 s, and refreshed from 521 s on at the
+/// latest.
 fn failing(fail: &Arc<AtomicBool>) -> Source {
     let fail = fail.clone();
     Source::from_fn(move |number, request| {
         let result = match fail.load(Ordering::SeqCst) {
             true => Err(TokenError::transient("down")),
-            false => Ok(numbered_token(number, &request, secs(60))),
+            false => Ok(numbered_token(number, &request, secs(600))),
         };
         async move { result }
     })
@@ -172,7 +197,7 @@ async fn d3_failed_refresh_keeps_the_token_and_backs_off() {
     fail.store(true, Ordering::SeqCst);
     let start = clock.now();
     let mut tried_at = Vec::new();
-    for time in 43..55 {
+    for time in 521..545 {
         clock.set(start + secs(time));
         let before = source.calls();
         assert_eq!(token_used(&layer).await, 1, "the valid token is still served");
@@ -180,7 +205,7 @@ async fn d3_failed_refresh_keeps_the_token_and_backs_off() {
             tried_at.push(time);
         }
     }
-    assert_eq!(tried_at, [43, 44, 46, 50], "waits of 1, 2 and 4 s");
+    assert_eq!(tried_at, [521, 522, 524, 528, 536], "waits of 1, 2, 4 and 8 s");
 }
 
 #[tokio::test]
@@ -191,16 +216,21 @@ async fn d3_refresh_backoff_never_delays_a_miss() {
     let layer = jwt_with_clock(&clock, source.clone());
     assert_eq!(token_used(&layer).await, 1);
     fail.store(true, Ordering::SeqCst);
-    assert_eq!(tokens_used_at(&layer, &clock, &[43, 44, 46, 50]).await, [1, 1, 1, 1]);
-    // The next refresh would start at 58 s. The token is valid until 55 s.
+    let start = clock.now();
+    for time in [521, 522, 524, 528, 536, 552, 582] {
+        clock.set(start + secs(time));
+        assert_eq!(token_used(&layer).await, 1);
+    }
+    // The next refresh would start at 612 s. The token is used until 595 s.
     fail.store(false, Ordering::SeqCst);
-    assert_eq!(tokens_used_at(&layer, &clock, &[5]).await, [source.calls() as u64]);
+    clock.set(start + secs(595));
+    assert_eq!(token_used(&layer).await, source.calls() as u64);
 }
 
 #[tokio::test]
 async fn d3_refresh_that_returns_the_same_token_backs_off() {
     let clock = ManualClock::default();
-    let end = unix_seconds(clock.now()) + 60;
+    let end = unix_seconds(clock.now()) + 600;
     let source = with_claims(move |_, _| json!({"exp": end}));
     let constant = Source::from_fn({
         let source = source.clone();
@@ -214,13 +244,13 @@ async fn d3_refresh_that_returns_the_same_token_backs_off() {
         }
     });
     let layer = jwt_with_clock(&clock, constant.clone());
-    let times: Vec<u64> = std::iter::once(0).chain(43..55).collect();
+    let times: Vec<u64> = std::iter::once(0).chain(521..535).collect();
     assert!(tokens_used_at(&layer, &clock, &times).await.iter().all(|number| *number == 1));
-    assert_eq!(constant.calls(), 5, "one miss, and refreshes at 43, 44, 46 and 50 s");
+    assert_eq!(constant.calls(), 5, "one miss, and refreshes at 521, 522, 524 and 528 s");
 }
 
 #[tokio::test]
-async fn d4_expired_token_is_served_to_waiters_and_not_cached() {
+async fn d4_source_that_returns_expired_tokens_twice_is_asked_once_for_30_seconds() {
     let gate = Gate::closed();
     let source = Source::from_fn({
         let gate = gate.clone();
@@ -233,7 +263,8 @@ async fn d4_expired_token_is_served_to_waiters_and_not_cached() {
             }
         }
     });
-    let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+    let clock = ManualClock::default();
+    let layer = jwt_with_clock(&clock, source.clone());
     let inner = Recorder::new();
     let callers: Vec<_> = (0..5)
         .map(|_| {
@@ -246,9 +277,41 @@ async fn d4_expired_token_is_served_to_waiters_and_not_cached() {
     for caller in callers {
         assert_eq!(caller.await.unwrap(), 200);
     }
-    assert_eq!((source.calls(), inner.count()), (1, 5));
+    // The second token serves those who wait, and is not cached.
+    assert_eq!((source.calls(), inner.count()), (2, 5));
+    assert!(inner.tokens().iter().all(|token| token_number(token) == 2));
     assert_eq!(layer.token_cache().unwrap().stats().entries, 0);
-    assert_eq!(token_used(&layer).await, 2);
+    assert_eq!((token_used(&layer).await, source.calls()), (3, 3));
+    clock.advance(secs(30));
+    assert_eq!((token_used(&layer).await, source.calls()), (5, 5));
+}
+
+#[tokio::test]
+async fn d4_token_that_arrives_expired_is_not_sent_if_the_next_one_is_valid() {
+    for wait in [false, true] {
+        let source = Source::from_fn(move |number, request| async move {
+            if wait {
+                tokio::task::yield_now().await;
+            }
+            let now = unix_seconds(request.now());
+            let age = if number == 1 { 61 } else { 0 };
+            Ok(Jwt::parse(token(&json!({"iat": now - age, "exp": now - age + 60, "number": number})))?)
+        });
+        let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+        let inner = Recorder::new();
+        let calls = (0..5).map(|_| {
+            let service = service(&layer, &inner);
+            async move { send(&service, try_on("image-1")).await.unwrap() }
+        });
+        assert_eq!(futures::future::join_all(calls).await, [200; 5]);
+        assert!(inner.tokens().iter().all(|token| token_number(token) == 2));
+        assert_eq!((source.calls(), layer.token_cache().unwrap().stats().entries), (2, 1));
+        let [first, second] = source.requests().try_into().unwrap();
+        assert!(!first.force_refresh() && first.replaces().is_none());
+        let replaced = second.replaces().map(|token| token_number(token.expose()));
+        assert_eq!((second.force_refresh(), replaced, second.reason()), (true, Some(1), FetchReason::Miss));
+        assert_eq!(first.deadline(), second.deadline(), "within the same deadline");
+    }
 }
 
 #[tokio::test]
@@ -265,11 +328,81 @@ async fn d5_fetch_after_401_sets_force_refresh() {
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(force_refresh(), [false, true]);
 
-    // After `invalidate` the token was not rejected.
+    let replaced = |request: &TokenRequest| request.replaces().map(|token| token_number(token.expose()));
+    assert_eq!(replaced(&source.requests()[1]), Some(1));
+
+    // After `invalidate` and `clear` as well, for a key that was cached.
     layer.token_cache().unwrap().invalidate(&params("image-1"));
     send(&service, try_on("image-1")).await.unwrap();
     send(&service, try_on("image-2")).await.unwrap();
-    assert_eq!(force_refresh(), [false, true, false, false]);
+    assert_eq!(force_refresh(), [false, true, true, false]);
+    layer.token_cache().unwrap().clear();
+    send(&service, try_on("image-2")).await.unwrap();
+    assert_eq!(force_refresh(), [false, true, true, false, true]);
+    let request = source.requests().pop().unwrap();
+    assert_eq!((replaced(&request), request.reason()), (Some(4), FetchReason::Rejected));
+}
+
+#[tokio::test]
+async fn d5_clear_of_more_keys_than_are_remembered_forces_each_until_its_token_would_have_expired() {
+    let (clock, source) = (ManualClock::default(), Source::new());
+    let layer = jwt_with_clock(&clock, source.clone());
+    let tokens = layer.token_cache().unwrap();
+    let forced = async |keys: std::ops::Range<usize>| {
+        let before = source.calls();
+        for key in keys {
+            tokens.get(&params(&format!("image-{key}"))).await.unwrap();
+        }
+        source.requests()[before..].iter().filter(|request| request.force_refresh()).count()
+    };
+    assert_eq!(forced(0..1500).await, 0);
+    tokens.clear();
+    // A second one does not shorten that.
+    tokens.clear();
+    assert_eq!(forced(0..1500).await, 1500);
+    clock.advance(secs(55));
+    assert_eq!(forced(2000..2100).await, 0);
+}
+
+#[tokio::test]
+async fn d5_none_of_the_last_four_rejected_tokens_comes_back() {
+    // The fifth fetch returns one of the rejected tokens, then the source has a new one.
+    for returned in 1..=4 {
+        let source = Source::from_fn(move |call, request| async move {
+            Ok(numbered_token(if call == 5 { returned } else { call }, &request, secs(60)))
+        });
+        let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+        let tokens = layer.token_cache().unwrap();
+        for _ in 0..4 {
+            tokens.get(&params("image-1")).await.unwrap();
+            tokens.invalidate(&params("image-1"));
+        }
+        let jwt = tokens.get(&params("image-1")).await.unwrap();
+        assert_eq!((token_number(jwt.expose()), source.calls()), (6, 6), "token {returned} came back");
+    }
+}
+
+#[tokio::test]
+async fn d2_tokens_fetched_together_are_refreshed_over_the_first_half_of_the_window() {
+    let (clock, source) = (ManualClock::default(), Source::new());
+    let layer = jwt_with_clock(&clock, source.clone());
+    let tokens = layer.token_cache().unwrap();
+    let keys: Vec<_> = (0..2000).map(|key| params(&format!("image-{key}"))).collect();
+    let start = clock.now();
+    let mut fetches = Vec::new();
+    // 60 s less the margin: the window is 41.25 s to 55 s, and its first half ends at 48.125 s.
+    for tenth in [0, 412, 429, 447, 464, 482] {
+        clock.set(start + Duration::from_millis(tenth * 100));
+        let before = source.calls();
+        for key in &keys {
+            tokens.get(key).await.unwrap();
+        }
+        settle().await;
+        fetches.push(source.calls() - before);
+    }
+    assert_eq!(fetches[..2], [2000, 0]);
+    assert!(fetches[2..].iter().all(|quarter| (400..600).contains(quarter)), "{fetches:?}");
+    assert_eq!(source.calls(), 4000);
 }
 
 #[tokio::test]

@@ -282,7 +282,7 @@ async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats,
             settle().await;
         }
     }
-    fetch.open(1);
+    fetch.open(2);
     settle().await;
     let stats = tokens.stats();
     revoked.iter().for_each(|gate| gate.open(100));
@@ -305,6 +305,6 @@ async fn e1_fetch_that_returns_a_revoked_token_is_not_cached() {
     for revoked in [1, 2] {
         let (source, _, stats, statuses) = two_revoked_tokens(revoked).await;
         assert_eq!(statuses, [401; 20]);
-        assert_eq!((source.calls(), stats.entries), (3, 0));
+        assert_eq!((source.calls(), stats.entries), (4, 0), "the source is asked a second time");
     }
 }

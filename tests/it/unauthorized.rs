@@ -9,7 +9,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{Channel, Full};
 use tower::ServiceExt;
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuthLayer, BoxError, Jwt, NoReplay, TokenError, TokenSource};
+use tower_aiuta_auth::{AiutaAuthLayer, AuthErrorKind, BoxError, Jwt, NoReplay, TokenError, TokenSource};
 
 use crate::support::*;
 
@@ -168,7 +168,9 @@ async fn e2_401_is_returned_unchanged_if_no_new_token_is_available() {
         assert_eq!(response.headers()["www-authenticate"], "Bearer", "{name}");
         let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
         assert_eq!(body, "why", "{name}");
-        assert_eq!((inner.count(), second.calls()), (1, 2), "{name}");
+        // A source that returns the rejected token is asked a second time.
+        let calls = if name == "the same token again" { 3 } else { 2 };
+        assert_eq!((inner.count(), second.calls()), (1, calls), "{name}");
     }
 }
 
@@ -230,7 +232,7 @@ async fn e1_refresh_started_before_the_401_is_not_cached() {
         _ => StatusCode::OK,
     });
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-    clock.advance(secs(45));
+    clock.advance(secs(49));
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
     assert_eq!(numbers(&inner), [1, 3]);
     gate.open(1);
@@ -315,9 +317,173 @@ async fn e4_request_is_sent_at_most_twice() {
         assert_eq!(sent.load(Ordering::SeqCst), expected, "{what}");
     }
     sent.store(0, Ordering::SeqCst);
+    // Which ends the wait after two rejections (rule E5).
+    layer.token_cache().unwrap().invalidate(&params("image-1"));
+    layer.token_cache().unwrap().clear();
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
     send(&service, try_on("image-1")).await.unwrap();
     assert_eq!(sent.load(Ordering::SeqCst), 2);
+}
+
+/// Sends requests in turn, and returns their statuses and the numbers of their tokens.
+async fn in_turn(layer: &AiutaAuthLayer, inner: &Recorder, requests: usize) -> (Vec<StatusCode>, Vec<u64>) {
+    let before = inner.count();
+    let mut statuses = Vec::new();
+    for _ in 0..requests {
+        statuses.push(send(&service(layer, inner), try_on("image-1")).await.unwrap());
+    }
+    (statuses, numbers(inner)[before..].to_vec())
+}
+
+#[tokio::test]
+async fn e5_waits_between_fetches_double_while_every_token_is_rejected() {
+    let (clock, source) = (ManualClock::default(), Source::with_lifetime(secs(3600)));
+    let layer = jwt_with_clock(&clock, source.clone());
+    let inner = rejecting_everything();
+    let (statuses, tokens) = in_turn(&layer, &inner, 100).await;
+    assert_eq!(statuses, [StatusCode::UNAUTHORIZED; 100]);
+    assert_eq!((source.calls(), inner.count()), (2, 100), "the others carry the last token, and are not replayed");
+    assert_eq!((tokens[0], &tokens[1..]), (1, &[2; 99][..]));
+
+    let mut fetched_at = Vec::new();
+    for second in 1..=130 {
+        clock.advance(secs(1));
+        let before = source.calls();
+        in_turn(&layer, &inner, 3).await;
+        if source.calls() > before {
+            fetched_at.push(second);
+        }
+    }
+    assert_eq!(fetched_at, [1, 3, 7, 15, 31, 61, 91, 121], "waits of 1, 2, 4, 8, 16 and 30 s");
+}
+
+#[tokio::test]
+async fn e5_success_and_invalidation_end_the_wait() {
+    for ending in ["a success", "invalidate", "clear"] {
+        let (clock, source) = (ManualClock::default(), Source::with_lifetime(secs(3600)));
+        let layer = jwt_with_clock(&clock, source.clone());
+        let rejected = RejectedTokens::default();
+        let inner = Recorder::rejecting(&rejected);
+        let tokens = layer.token_cache().unwrap();
+        for number in 1..=2 {
+            tokens.get(&params("image-1")).await.unwrap();
+            rejected.add(tokens.get(&params("image-1")).await.unwrap().expose());
+            // The first is replaced by the replay, and the second one is rejected in the next round.
+            let status = send(&service(&layer, &inner), try_on("image-1")).await.unwrap();
+            assert_eq!(status, 200, "round {number}");
+        }
+        // Each round ended with a success, so there was no wait.
+        assert_eq!((source.calls(), tokens.stats().replays), (3, 2));
+
+        // Two rejections without a success between.
+        let inner = rejecting_everything();
+        in_turn(&layer, &inner, 2).await;
+        let calls = source.calls();
+        in_turn(&layer, &inner, 3).await;
+        assert_eq!(source.calls(), calls, "it waits");
+        match ending {
+            "a success" => assert_eq!(in_turn(&layer, &Recorder::new(), 1).await.0, [200]),
+            "invalidate" => drop(tokens.invalidate(&params("image-1"))),
+            _ => tokens.clear(),
+        }
+        in_turn(&layer, &inner, 1).await;
+        assert_eq!(source.calls(), calls + 1, "{ending}");
+    }
+}
+
+#[tokio::test]
+async fn e5_other_statuses_than_401_are_a_success_unless_the_token_may_not_have_been_checked() {
+    for (status, is_success) in
+        [(200, true), (404, true), (403, true), (422, true), (408, false), (429, false), (503, false)]
+    {
+        let (clock, source) = (ManualClock::default(), Source::with_lifetime(secs(3600)));
+        let layer = jwt_with_clock(&clock, source.clone());
+        let inner = rejecting_everything();
+        in_turn(&layer, &inner, 2).await;
+        let other = Recorder::with_status(move |_| StatusCode::from_u16(status).unwrap());
+        in_turn(&layer, &other, 1).await;
+        in_turn(&layer, &inner, 1).await;
+        assert_eq!(source.calls(), if is_success { 3 } else { 2 }, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn e5_source_that_fails_is_asked_once_for_requests_that_are_rejected_in_turn() {
+    let source = Source::from_fn(|number, request| async move {
+        if number == 1 { Ok(numbered_token(1, &request, secs(60))) } else { Err(TokenError::transient("down")) }
+    });
+    let clock = ManualClock::default();
+    let layer = jwt_with_clock(&clock, source.clone());
+    let gates: Vec<_> = (0..20).map(|_| Gate::closed()).collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    let inner = Recorder::with_response({
+        let gates = gates.clone();
+        move |_| {
+            let gate = gates[next.fetch_add(1, Ordering::SeqCst) % gates.len()].clone();
+            async move {
+                gate.pass().await;
+                Ok(Response::builder().status(401).body(Full::default()).unwrap())
+            }
+        }
+    });
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    let calls: Vec<_> = (0..20).map(|_| tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")))).collect();
+    settle().await;
+    for (gate, call) in gates.iter().zip(calls) {
+        gate.open(1);
+        assert_eq!(call.await.unwrap().unwrap().status(), 401);
+    }
+    assert_eq!((source.calls(), inner.count()), (2, 20));
+    // After a second the source is asked again.
+    clock.advance(secs(1));
+    assert_eq!(
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap_err().kind(),
+        AuthErrorKind::TokenSource
+    );
+    assert_eq!(source.calls(), 3);
+}
+
+#[tokio::test]
+async fn e2_rejected_token_out_of_the_cache_of_the_source_is_replaced() {
+    for cached in [true, false] {
+        let source = Source::from_fn(move |_, request| async move {
+            // The source's cache has a token that was revoked.
+            let token = numbered_token(if request.force_refresh() { 2 } else { 1 }, &request, secs(60));
+            Ok(if cached && !request.force_refresh() { token.out_of_cache(secs(20)) } else { token })
+        });
+        let layer = jwt_with_clock(&ManualClock::default(), source.clone());
+        let inner = Recorder::with_status(|sent| match token_number(sent.token()) {
+            1 => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::OK,
+        });
+        let calls = (0..1000).map(|_| {
+            let service = service(&layer, &inner);
+            async move { send(&service, try_on("image-1")).await.unwrap() }
+        });
+        let statuses = futures::future::join_all(calls).await;
+        let rejected = statuses.iter().filter(|status| **status == StatusCode::UNAUTHORIZED).count();
+        if cached {
+            assert_eq!((rejected, source.calls()), (0, 2), "one more fetch for all");
+        } else {
+            assert!(rejected > 0, "a token that was made for the request would be rejected again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn e2_token_that_expired_before_the_401_came_is_replaced() {
+    for (seconds, status, sent) in [(54, 401, 1), (55, 200, 2)] {
+        let (clock, gate) = (ManualClock::default(), Gate::closed());
+        let source = Source::new();
+        let layer = jwt_with_clock(&clock, source.clone());
+        let inner = Recorder::rejecting_after(&gate, |number| number == 1);
+        let call = tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
+        settle().await;
+        clock.advance(secs(seconds));
+        gate.open(1);
+        assert_eq!(call.await.unwrap().unwrap().status(), status, "after {seconds} s");
+        assert_eq!(inner.count(), sent);
+    }
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ async fn e2_reqwest_replay_is_identical_except_for_the_token() {
     let spy = Spy::responding(|_| http::Response::builder().status(401).body("").unwrap().into());
     let client = ClientBuilder::new(reqwest()).with(layer.clone().into_middleware()).with(spy.clone()).build();
     for body in [None, Some("a body")] {
+        layer.token_cache().unwrap().clear();
         layer.token_cache().unwrap().get(&AuthParams::new()).await.unwrap();
         client.execute(request(Method::DELETE, URL, body)).await.unwrap();
         let seen = std::mem::take(&mut *spy.requests.lock().unwrap());
