@@ -1,5 +1,5 @@
-//! The types of other crates in the public API are exactly those listed in docs/DESIGN.md. A new major version of one of those crates
-//! is a breaking change of this crate.
+//! The types of other crates in the public API are exactly those listed in docs/DESIGN.md. A new major version of one
+//! of those crates is a breaking change of this crate.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in their helpers")]
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! Rule A4: the copies of secrets and tokens that this crate makes are zeroized. The allocator of this process searches every
-//! freed block for them.
+//! Rule A4: the copies of secrets and tokens that this crate makes are zeroized. The allocator of this process searches
+//! every freed block for them.
 #![allow(unsafe_code, reason = "implements a global allocator")]
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in their helpers")]
 mod support;
@@ -18,8 +18,8 @@ use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, Jwt, JwtSigner};
 /// Maximum number of secrets in all tests of this file.
 const MAX_SECRETS: usize = 32;
 
-/// The first sixteen bytes of each secret, inverted. The plain bytes must not be on the stack, because they could then get into
-/// the padding of other values.
+/// The first sixteen bytes of each secret, inverted. The plain bytes must not be on the stack, because they could then
+/// get into the padding of other values.
 static SECRETS: [[AtomicU64; 2]; MAX_SECRETS] = [const { [const { AtomicU64::new(0) }; 2] }; MAX_SECRETS];
 /// The number of freed blocks in which each secret was found.
 static FOUND: [AtomicUsize; MAX_SECRETS] = [const { AtomicUsize::new(0) }; MAX_SECRETS];
@@ -30,8 +30,8 @@ struct SearchingAllocator;
 #[global_allocator]
 static ALLOCATOR: SearchingAllocator = SearchingAllocator;
 
-// SAFETY: this is the system allocator. It zeroes all memory, so that every byte of a block can be read when it is freed. The
-// default `realloc` allocates a new block, copies, and frees the old block with `dealloc`.
+// SAFETY: this is the system allocator. It zeroes all memory, so that every byte of a block can be read when it is
+// freed. The default `realloc` allocates a new block, copies, and frees the old block with `dealloc`.
 unsafe impl GlobalAlloc for SearchingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller upholds the contract of the method.
@@ -173,7 +173,8 @@ async fn a4_signer_secret_and_tokens_are_zeroized() {
     let secret = Secret::new("signers-0123456789abcdef01234567");
     let signer = || JwtSigner::hs256("issuer", secret.text).unwrap().lifetime(secs(60));
     let layer = || jwt(signer()).clock(ManualClock::default());
-    // Signing is deterministic, so the tokens of the next layer have the same signature. It is searched for as text and as bytes.
+    // Signing is deterministic, so the tokens of the next layer have the same signature. It is searched for as text and
+    // as bytes.
     let signature = {
         let layer = layer().build().unwrap();
         let token = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();

@@ -138,8 +138,8 @@ async fn request_rejected_by_aiuta_fails_the_run() {
     assert_failed(&wrong_secret, &["could not start the try-on", "401", "AIUTA_JWT_SECRET"]);
 
     let too_many = ["--sku", "a", "--sku", "b", "--sku", "c", "--out", out.to_str().unwrap()];
-    let refused = run_with(&server, &right, &too_many).await;
-    assert_failed(&refused, &["could not start the try-on", "422", "sku_ids: List has too many items", "--sku"]);
+    let invalid = run_with(&server, &right, &too_many).await;
+    assert_failed(&invalid, &["could not start the try-on", "422", "sku_ids: List has too many items", "--sku"]);
 
     assert_eq!(aiuta.operations_started(), 0);
     assert!(!out.exists(), "an empty result was left behind");

@@ -1,5 +1,6 @@
-//! The layer over real transports: hyper-util's client with HTTP/1 and HTTP/2, reqwest, and axum's `Router` in process, each with
-//! Tower middleware on either side. The README's section on order lists these behaviours. `tower.rs` tests readiness.
+//! The layer over real transports: hyper-util's client with HTTP/1 and HTTP/2, reqwest, and axum's `Router` in process,
+//! each with Tower middleware on either side. The README's section on order lists these behaviours. `tower.rs` tests
+//! readiness.
 
 mod orders;
 mod transports;

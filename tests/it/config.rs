@@ -194,7 +194,8 @@ fn child(test: &str, variables: &[(&str, &str)]) -> String {
     text.lines().filter_map(|line| line.strip_prefix("> ")).map(|line| format!("{line}\n")).collect()
 }
 
-/// Runs in the process that [`from_env`] starts, and passes otherwise. Setting a variable in the own process is `unsafe`.
+/// Runs in the process that [`from_env`] starts, and passes otherwise. Setting a variable in the own process is
+/// `unsafe`.
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "the parent process reads the output")]
 async fn from_env_child() {

@@ -1,5 +1,5 @@
-//! Rules A1 and A3: the layer sends exactly one credential, the one that Aiuta's table requires. Rule E3: responses that pass
-//! through untouched.
+//! Rules A1 and A3: the layer sends exactly one credential, the one that Aiuta's table requires. Rule E3: responses
+//! that pass through untouched.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
@@ -68,12 +68,12 @@ async fn a1_one_credential_replaces_those_of_the_caller() {
 
 #[tokio::test]
 async fn a1_replay_carries_one_credential() {
-    let (source, refused) = (Source::new(), RejectedTokens::default());
+    let (source, rejected) = (Source::new(), RejectedTokens::default());
     let layer = jwt(source).build().unwrap();
-    let inner = Recorder::rejecting(&refused);
+    let inner = Recorder::rejecting(&rejected);
     let service = service(&layer, &inner);
     send(&service, try_on("image-1")).await.unwrap();
-    refused.add(inner.last().token());
+    rejected.add(inner.last().token());
     assert_eq!(send(&service, with_stale_credentials(try_on("image-1"))).await.unwrap(), 200);
     assert_eq!(inner.count(), 3);
     for seen in &inner.requests()[1..] {
@@ -262,8 +262,8 @@ async fn a3_access_rule_sees_method_and_uri() {
     assert_eq!(sent(&layer, post("https://api.aiuta.com/status?a=%20b", "")).await.credentials(), [BEARER]);
 }
 
-/// Sends a request to a service that responds with `status`, headers and a body. Asserts that the response is unchanged and
-/// that the request was sent once.
+/// Sends a request to a service that responds with `status`, headers and a body. Asserts that the response is unchanged
+/// and that the request was sent once.
 async fn assert_passes_through(layer: &AiutaAuthLayer, request: Request<Full<Bytes>>, status: StatusCode) {
     let headers = HeaderMap::from_iter([(RETRY_AFTER, "3".parse().unwrap()), (AUTHORIZATION, "odd".parse().unwrap())]);
     let answered = headers.clone();

@@ -55,7 +55,8 @@ fn query(query: &str) -> Request<Full<Bytes>> {
     get(&format!("/aiuta_jwt?{query}"))
 }
 
-/// Sends a request, and returns status, headers and JSON of the response. Asserts that it is JSON and must not be stored.
+/// Sends a request, and returns status, headers and JSON of the response. Asserts that it is JSON and must not be
+/// stored.
 async fn request_token(issuer: &JwtIssuer, request: Request<Full<Bytes>>) -> (u16, Response<()>, Value) {
     let (head, body) = issuer.clone().oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -258,7 +259,8 @@ async fn issuer_hides_the_reason_of_a_signing_failure() {
 
 #[tokio::test]
 async fn issuer_matches_the_documented_component() {
-    // Recorded requests of Python's http.client to the documented component, and its responses. See tests/fixtures/make.py.
+    // Recorded requests of Python's http.client to the documented component, and its responses. See
+    // tests/fixtures/make.py.
     let documented = |answer: &str| {
         let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         let mut claims = claims(answer["token"].as_str().unwrap());

@@ -1,7 +1,7 @@
 //! The tests that drive the public API: one module per family of rules, in one binary.
 //!
-//! The name of a test begins with the number of its rule in `docs/DESIGN.md`. `cargo test c1_` runs the tests of rule C1;
-//! `cargo test --test it -- freshness::` runs one module.
+//! The name of a test begins with the number of its rule in `docs/DESIGN.md`. `cargo test c1_` runs the tests of rule
+//! C1; `cargo test --test it -- freshness::` runs one module.
 //!
 //! Tests that need a process of their own have a binary of their own beside this one.
 

@@ -8,8 +8,8 @@ use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, ConfigError};
 
 use crate::support::*;
 
-/// Returns whether the layer adds a credential to a request. Asserts that both schemes agree, and that a request without a
-/// credential is untouched.
+/// Returns whether the layer adds a credential to a request. Asserts that both schemes agree, and that a request
+/// without a credential is untouched.
 async fn trusted(set: impl Fn(AiutaAuthBuilder) -> AiutaAuthBuilder, request: &Request<Full<Bytes>>) -> bool {
     let mut answers = Vec::new();
     for builder in [AiutaAuthLayer::builder().api_key("key"), jwt(Source::new())] {
@@ -207,8 +207,8 @@ async fn a2_origin_form_is_trusted_only_if_configured() {
 
 #[tokio::test]
 async fn a2_network_path_reference_is_never_trusted() {
-    // RFC 3986 §4.2: relative to a base URL, `//evil.example/x` names the host evil.example. The `url` crate reads a backslash
-    // as a slash.
+    // RFC 3986 §4.2: relative to a base URL, `//evil.example/x` names the host evil.example. The `url` crate reads a
+    // backslash as a slash.
     for uri in ["//evil.example/v1/x", "//api.aiuta.com/v1/x", "///evil.example/v1/x", "/\\evil.example/v1/x"] {
         assert!(!trusted(|builder| builder.trust_origin_form(true), &get(uri)).await, "{uri}");
     }

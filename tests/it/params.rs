@@ -260,7 +260,8 @@ async fn b3_body_error_is_the_cause_of_the_error() {
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "disk error");
 }
 
-/// Sends a request for each of these params, and returns the numbers of their tokens. Equal numbers mean a shared token.
+/// Sends a request for each of these params, and returns the numbers of their tokens. Equal numbers mean a shared
+/// token.
 async fn numbers(requests: impl IntoIterator<Item = AuthParams>) -> Vec<u64> {
     let clock = ManualClock::default();
     let layer = jwt_with_clock(&clock, Source::new());

@@ -41,8 +41,8 @@ const SPELLINGS: [&str; 37] = [
     "/v1/x\\..\\sku_try_on_operations",
     "/v1/sku_try_on_operations\\",
     "/v1/uploaded_images%5C..%5Csku_try_on_operations",
-    // Servers differ in whether `..` removes an empty segment, and whether `%2F` is decoded before or after dots are resolved.
-    // The path is a try-on if it is one in any of these normalizations.
+    // Servers differ in whether `..` removes an empty segment, and whether `%2F` is decoded before or after dots are
+    // resolved. The path is a try-on if it is one in any of these normalizations.
     "/v1/sku_try_on_operations//..",
     "/v1/sku_try_on_operations/x%2Fy/..",
     "/v1/sku_try_on_operations/%2F%2e%2e",

@@ -1,5 +1,5 @@
-//! Rule A4: no secret, token, id or param value appears in any `Debug`, `Display`, error, event, span or panic message of this
-//! crate.
+//! Rule A4: no secret, token, id or param value appears in any `Debug`, `Display`, error, event, span or panic message
+//! of this crate.
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -1,8 +1,8 @@
 //! Rule A5: a redirect followed outside the layer takes no credential to another origin, and each request to Aiuta is
 //! authenticated again.
 //!
-//! The tests in this file check each hop in process. The submodules use real servers: every spelling of a `Location`, and redirects
-//! followed inside the layer.
+//! The tests in this file check each hop in process. The submodules use real servers: every spelling of a `Location`,
+//! and redirects followed inside the layer.
 
 mod addresses;
 mod cases;
@@ -41,8 +41,8 @@ fn standard() -> impl Policy<Full<Bytes>, BoxError> + Clone {
     PolicyExt::and::<_, Full<Bytes>, BoxError>(follow_all(), Standard::default())
 }
 
-/// Sends `request` to a service that responds with each of `hops` in turn, and then with 200. Returns all requests that the inner
-/// service received.
+/// Sends `request` to a service that responds with each of `hops` in turn, and then with 200. Returns all requests that
+/// the inner service received.
 async fn follow<P>(
     layer: &AiutaAuthLayer,
     policy: P,
@@ -86,7 +86,8 @@ fn credentials(seen: &[SentRequest]) -> Vec<Vec<&'static str>> {
     seen.iter().map(SentRequest::credentials).collect()
 }
 
-/// Returns layers and requests for each of the three credentials, with the name of the credential. Aiuta is at `origin`.
+/// Returns layers and requests for each of the three credentials, with the name of the credential. Aiuta is at
+/// `origin`.
 fn each_credential(origin: &str) -> [(AiutaAuthLayer, Request<Full<Bytes>>, &'static str); 4] {
     let here =
         |builder: AiutaAuthBuilder| builder.origins([origin]).danger_allow_plaintext_origins(true).build().unwrap();

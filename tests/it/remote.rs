@@ -34,7 +34,8 @@ fn backend(make: impl Fn() -> Response<Full<Bytes>> + Send + Sync + 'static) -> 
     })
 }
 
-/// Sends a try-on with a token from this source. Returns the status, or the error, with which nothing may have been sent.
+/// Sends a try-on with a token from this source. Returns the status, or the error, with which nothing may have been
+/// sent.
 async fn try_with(source: impl TokenSource) -> Result<StatusCode, AuthError> {
     let aiuta = Recorder::new();
     let layer = jwt(source).build().unwrap();
@@ -324,8 +325,8 @@ async fn remote_broken_connection_is_transient() {
         assert!(!chain(&error).contains(&good_token()[..40]) && !chain(&error).contains(SECRET), "{}", chain(&error));
     }
     // The service fails before it is called.
-    let refused = tower::load_shed::LoadShed::new(tower::limit::ConcurrencyLimit::new(Recorder::new(), 0));
-    let error = try_with(RemoteTokenSource::new(URL, refused).unwrap()).await.unwrap_err();
+    let overloaded = tower::load_shed::LoadShed::new(tower::limit::ConcurrencyLimit::new(Recorder::new(), 0));
+    let error = try_with(RemoteTokenSource::new(URL, overloaded).unwrap()).await.unwrap_err();
     assert!(error.is_transient() && chain(&error).contains("overloaded"), "{}", chain(&error));
 }
 

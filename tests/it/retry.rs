@@ -1,5 +1,5 @@
-//! `AiutaRetryPolicy`: which requests are repeated, after which responses, and how long it waits. Time is paused, so the measured
-//! time is the time that the policy waited.
+//! `AiutaRetryPolicy`: which requests are repeated, after which responses, and how long it waits. Time is paused, so
+//! the measured time is the time that the policy waited.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,7 +79,8 @@ async fn retry_counts_are_configurable() {
     let policy = || short_backoff().read_retries(1).upload_retries(0).start_retries(1);
     assert_eq!(attempts(policy(), request("GET", MODELS), 503).await, 2);
     assert_eq!(attempts(policy(), request("POST", UPLOAD), 503).await, 1);
-    // After a response the operation may have started, so it is not repeated. `start_retries` accepts that risk for lost connections.
+    // After a response the operation may have started, so it is not repeated. `start_retries` accepts that risk for
+    // lost connections.
     assert_eq!(attempts(policy(), request("POST", SKU_IMAGES), 503).await, 1);
     assert_eq!(attempts_without_response(policy(), request("POST", SKU_IMAGES)).await, 2);
 }

@@ -1,4 +1,5 @@
-//! Rule C4: a runtime that is dropped or no longer driven makes no caller panic or hang, and no task outlives the cache.
+//! Rule C4: a runtime that is dropped or no longer driven makes no caller panic or hang, and no task outlives the
+//! cache.
 
 mod none;
 mod wake_ups;

@@ -237,8 +237,8 @@ async fn c1_detached_fetch_without_waiters_is_cancelled() {
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
 
-/// Revokes two tokens while ten requests with each are in flight. Their 401s arrive in turn. The third call of the source returns
-/// the token number `third`.
+/// Revokes two tokens while ten requests with each are in flight. Their 401s arrive in turn. The third call of the
+/// source returns the token number `third`.
 async fn two_revoked_tokens(third: usize) -> (Source, Recorder, TokenCacheStats, Vec<http::StatusCode>) {
     let (fetch, revoked) = (Gate::closed(), [Gate::closed(), Gate::closed()]);
     let source = {

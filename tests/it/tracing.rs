@@ -1,4 +1,5 @@
-//! The spans and events of the layer: one span per fetch, and one event for each condition that an operator should know about.
+//! The spans and events of the layer: one span per fetch, and one event for each condition that an operator should know
+//! about.
 
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{AuthErrorKind, Clock, TokenError};

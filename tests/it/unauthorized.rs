@@ -222,7 +222,8 @@ async fn e1_late_401_keeps_the_newer_token() {
 
 #[tokio::test]
 async fn e1_refresh_started_before_the_401_is_not_cached() {
-    // While the refresh of a token hangs, the token is rejected. Then the refresh returns a token made before the rejection.
+    // While the refresh of a token hangs, the token is rejected. Then the refresh returns a token made before the
+    // rejection.
     let gate = Gate::closed();
     let source = Source::gated_calls(&gate, |number| number == 2);
     let clock = ManualClock::default();

@@ -1,9 +1,9 @@
-//! Compares the layer with a simple model of its rules (`model.rs`) on random sequences of requests, source results, time steps and
-//! cancellations. The model checks which token a request carries, how often it is sent, when the source is called, and that every
-//! request ends.
+//! Compares the layer with a simple model of its rules (`model.rs`) on random sequences of requests, source results,
+//! time steps and cancellations. The model checks which token a request carries, how often it is sent, when the source
+//! is called, and that every request ends.
 //!
-//! Each case runs on one thread in one order: on a current-thread runtime with paused time, where fetches have tasks and timers, or
-//! without a runtime, where waiting requests drive them. `tests/model` covers concurrency.
+//! Each case runs on one thread in one order: on a current-thread runtime with paused time, where fetches have tasks
+//! and timers, or without a runtime, where waiting requests drive them. `tests/model` covers concurrency.
 //!
 //! ```sh
 //! PROPTEST_CASES=200000 cargo test --release --test reference_model     # more cases
@@ -38,7 +38,8 @@ fn partition(key: usize) -> Option<&'static str> {
 /// One step of a case. Numbers select a request, response or call, counted from the oldest.
 #[derive(Clone)]
 enum Op {
-    /// `calls`: the plan of the source call for this request, and of the call for its replay. `once`: it must not be replayed.
+    /// `calls`: the plan of the source call for this request, and of the call for its replay. `once`: it must not be
+    /// replayed.
     Request {
         key: usize,
         answers: [Answer; 2],

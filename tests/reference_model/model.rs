@@ -1,8 +1,9 @@
-//! The model of the rules. Its state per key is the cached token, the rejected token, and the source call that may fill the cache.
-//! Times are in milliseconds.
+//! The model of the rules. Its state per key is the cached token, the rejected token, and the source call that may fill
+//! the cache. Times are in milliseconds.
 //!
-//! Its only input is what can be observed from outside: the steps of the test, the calls of the source, and the requests at the inner
-//! service. It collects violations instead of panicking, because the layer catches a panic of a source.
+//! Its only input is what can be observed from outside: the steps of the test, the calls of the source, and the
+//! requests at the inner service. It collects violations instead of panicking, because the layer catches a panic of a
+//! source.
 
 use std::collections::HashMap;
 
@@ -61,7 +62,7 @@ enum Outcome {
 /// The result that a request has to get for its token lookup.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Expected {
-    /// This token, at once.
+    /// This cached token.
     Cached(Token),
     /// The result of this call.
     Result(Call),
@@ -95,7 +96,8 @@ pub struct Model {
     pauses: HashMap<Option<&'static str>, (i64, i64)>,
     /// Key, `exp` and `iat` of each token.
     made: HashMap<Token, (usize, Option<i64>, Option<i64>)>,
-    /// The request that looks for a token, whether all fetch places were taken then, and whether a call was made for it.
+    /// The request that looks for a token, whether all fetch places were taken then, and whether a call was made for
+    /// it.
     asking: Option<RequestId>,
     was_full: bool,
     called: bool,
@@ -328,7 +330,8 @@ impl Model {
         }
     }
 
-    /// Returns whether the cache admits a token: it is neither rejected nor the one to replace, and it is usable now (rules D1, D4, E1).
+    /// Returns whether the cache admits a token: it is neither rejected nor the one to replace, and it is usable now
+    /// (rules D1, D4, E1).
     fn admit(&mut self, call: Call, token: Token) -> bool {
         let CallState { key, started, replaces, refreshes, .. } = self.calls[call];
         let rejected = self.keys[key].rejected;

@@ -36,7 +36,7 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Waits until it is released, after all that wait already. Returns at once when the test is ending.
+/// Waits at the end of the queue of held futures until it is released. Returns immediately when the test is ending.
 async fn hold(gates: &Gates, model: &Shared) {
     if lock(model).hurry {
         return;

@@ -13,13 +13,14 @@ thread_local! {
     static CAPTURED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Captures what the current thread emits, from [`start`](Self::start) until it is dropped. Not `Send`: a test that uses it runs
-/// everything on its own thread.
+/// Captures what the current thread emits, from [`start`](Self::start) until it is dropped. Not `Send`: a test that
+/// uses it runs everything on its own thread.
 pub struct CapturedEvents(PhantomData<*const ()>);
 
 impl CapturedEvents {
-    /// The subscriber is the process's, and only the text is the thread's: `tracing` caches for each callsite whether it is
-    /// enabled. If a test without a subscriber reaches a callsite first, a thread-local subscriber would not see its events.
+    /// The subscriber is the process's, and only the text is the thread's: `tracing` caches for each callsite whether
+    /// it is enabled. If a test without a subscriber reaches a callsite first, a thread-local subscriber would not see
+    /// its events.
     pub fn start() -> Self {
         static INSTALL: Once = Once::new();
         INSTALL.call_once(|| tracing_subscriber::registry().with(Capture).init());

@@ -1,4 +1,5 @@
-//! Real connections over loopback: a hyper server for a Tower service, a hyper-util client, and raw bytes for either side.
+//! Real connections over loopback: a hyper server for a Tower service, a hyper-util client, and raw bytes for either
+//! side.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::convert::Infallible;
@@ -76,8 +77,8 @@ pub async fn send_raw(origin: &str, request: &[u8]) -> (String, String) {
     }
 }
 
-/// Returns an origin that refuses connections while the socket is kept: its port is bound, but does not listen. A port that is
-/// merely free may be bound by another test at any time.
+/// Returns an origin that refuses connections while the socket is kept: its port is bound, but does not listen. A port
+/// that is merely free may be bound by another test at any time.
 pub fn refusing_origin() -> (TcpSocket, String) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! Helpers shared by the tests: an inner service that records requests, a token source that counts its calls, tokens, and
-//! functions that make and send requests.
+//! Helpers shared by the tests: an inner service that records requests, a token source that counts its calls, tokens,
+//! and functions that make and send requests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod captured_events;
@@ -215,8 +215,8 @@ pub fn claims(token: &str) -> serde_json::Value {
 
 type Make = Arc<dyn Fn(usize, TokenRequest) -> BoxFuture<'static, Result<Jwt, TokenError>> + Send + Sync>;
 
-/// A token source that counts and records its calls. Each token is different: its claims hold the number of the call, from 1,
-/// and the params.
+/// A token source that counts and records its calls. Each token is different: its claims hold the number of the call,
+/// from 1, and the params.
 #[derive(Clone)]
 pub struct Source {
     calls: Arc<AtomicUsize>,
@@ -301,7 +301,7 @@ pub fn token_number(token: &str) -> u64 {
     claims(token)["number"].as_u64().unwrap()
 }
 
-/// Blocks those who pass it until it is opened. Each permit lets one pass.
+/// Blocks callers of `pass` until it is opened. Each permit lets one caller pass.
 #[derive(Clone)]
 pub struct Gate(Arc<tokio::sync::Semaphore>);
 

@@ -1,5 +1,5 @@
-//! Limits, `LoadShed`, `Buffer` and boxes on either side of the layer, over every transport. `composition.rs` has `Retry`,
-//! `Timeout` and `FollowRedirect`.
+//! Limits, `LoadShed`, `Buffer` and boxes on either side of the layer, over every transport. `composition.rs` has
+//! `Retry`, `Timeout` and `FollowRedirect`.
 
 use futures::FutureExt;
 use tower::buffer::Buffer;

@@ -1,5 +1,5 @@
-//! `from_env` with `AIUTA_TOKEN_URL`: tokens are fetched with reqwest, plain http is for loopback only, and no error shows the
-//! URL.
+//! `from_env` with `AIUTA_TOKEN_URL`: tokens are fetched with reqwest, plain http is for loopback only, and no error
+//! shows the URL.
 //!
 //! `tests/bare` has the tests without the features that the variable needs.
 

@@ -1,4 +1,5 @@
-//! Servers without names: another address or port of the same machine is another origin, for hyper-util's connector and reqwest.
+//! Servers without names: another address or port of the same machine is another origin, for hyper-util's connector and
+//! reqwest.
 
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -9,7 +10,8 @@ use super::cases::STATUSES;
 use super::*;
 use crate::support::servers::Server;
 
-/// Starts Aiuta at 127.0.0.1, and others at another port and at other addresses that this machine has. Returns the origin of each.
+/// Starts Aiuta at 127.0.0.1, and others at another port and at other addresses that this machine has. Returns the
+/// origin of each.
 async fn servers() -> Vec<(Server, Recorder, String)> {
     let mut servers = Vec::new();
     for (listen, name) in [
@@ -41,8 +43,8 @@ fn redirecting_to_query() -> Recorder {
     })
 }
 
-/// Redirects from Aiuta to each server in turn. `leaks` is whether another origin receives the credential, or `None` if it receives
-/// no request.
+/// Redirects from Aiuta to each server in turn. `leaks` is whether another origin receives the credential, or `None` if
+/// it receives no request.
 async fn redirect_to_each<S, R>(service: impl Fn(&AiutaAuthLayer) -> S, leaks: Option<bool>)
 where
     S: tower::Service<Request<reqwest::Body>, Response = Response<R>, Error = BoxError>,

@@ -1,7 +1,7 @@
 //! Redirects that `FollowRedirect` or reqwest follow inside the layer, where it does not see them.
 //!
-//! The leaks in these tests are limits of those crates. If a test fails after an update, the crate no longer leaks: then adapt
-//! docs/SECURITY.md and the README.
+//! The leaks in these tests are limits of those crates. If a test fails after an update, the crate no longer leaks:
+//! then adapt docs/SECURITY.md and the README.
 
 use tower::service_fn;
 use tower_aiuta_auth::same_origin_redirects;
@@ -34,7 +34,8 @@ async fn a5_follow_redirect_inside_leaks_api_key_and_subscription_id() {
     }
 }
 
-/// A proxy that plays every host, because reqwest sends full URLs to a proxy. As `http://api.aiuta.com` it redirects to `answer`.
+/// A proxy that plays every host, because reqwest sends full URLs to a proxy. As `http://api.aiuta.com` it redirects to
+/// `answer`.
 struct AllHosts {
     server: Server,
     /// The requests since the last call of [`Self::follow`].
@@ -78,7 +79,8 @@ impl AllHosts {
         reqwest::Client::builder().proxy(proxy).redirect(policy).build().unwrap()
     }
 
-    /// Sends `request` through the layer and reqwest. Returns the status and the credentials of each request that was sent.
+    /// Sends `request` through the layer and reqwest. Returns the status and the credentials of each request that was
+    /// sent.
     async fn follow(
         &self,
         layer: &AiutaAuthLayer,

@@ -1,4 +1,5 @@
-//! A simulated network on loopback: several sites with names, TLS for https, and a log of the requests that each received.
+//! A simulated network on loopback: several sites with names, TLS for https, and a log of the requests that each
+//! received.
 
 use std::collections::HashMap;
 use std::future::IntoFuture;

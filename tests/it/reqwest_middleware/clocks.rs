@@ -42,8 +42,8 @@ async fn h1_reqwest_ignores_the_date_of_a_redirect_target() {
     let foreign = Server::recording(&rejecting).await;
     let elsewhere = format!("{}/elsewhere", foreign.origin());
     let aiuta = redirecting(move |_| Some(elsewhere.clone()));
-    let home = Server::recording(&aiuta).await;
-    for (origin, count, offset) in [(home.origin(), 1, 0), (foreign.origin(), 3, -600)] {
+    let aiuta_server = Server::recording(&aiuta).await;
+    for (origin, count, offset) in [(aiuta_server.origin(), 1, 0), (foreign.origin(), 3, -600)] {
         let layer = jwt(Source::new()).origins([origin]).clock(fast_clock()).build().unwrap();
         let start = client(&layer).post(format!("{origin}{START}")).with_extension(params("image-1"));
         let response = start.send().await.unwrap();

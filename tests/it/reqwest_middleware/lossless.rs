@@ -153,7 +153,8 @@ async fn reqwest_response_is_unchanged() {
 
 #[tokio::test]
 async fn b2_reqwest_upload_is_streamed_unchanged() {
-    // The client sends each chunk after the server received the previous one. If the body were buffered, this would never end.
+    // The client sends each chunk after the server received the previous one. If the body were buffered, this would
+    // never end.
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     let server = Server::with_router(Router::new().fallback(async move |request: axum::extract::Request| {
         let mut body = request.into_body();

@@ -1,5 +1,5 @@
-//! Rule C2: a call that waits for its body, a token or a replay does not block other calls, and no lock is held while foreign
-//! code runs.
+//! Rule C2: a call that waits for its body, a token or a replay does not block other calls, and no lock is held while
+//! foreign code runs.
 
 use std::convert::Infallible;
 use std::fmt;
