@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::clock::{ClockReading, Offset};
 use super::entry::Entry;
 use super::fetch::Fetch;
+use super::wait::FetchTask;
 use super::{TokenCache, lock, runtime};
 use crate::error::{AuthError, AuthErrorKind};
 use crate::params::AuthParams;
@@ -107,7 +108,7 @@ impl TokenCache {
     pub(super) fn poll_first(&self, fetch: &Arc<Fetch>) {
         self.state.drive(fetch);
         if fetch.outcome().is_none() {
-            runtime::spawn(&self.state, fetch);
+            fetch.runtime.spawn(|| FetchTask::new(&self.state, fetch));
         }
     }
 }

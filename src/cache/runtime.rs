@@ -13,7 +13,7 @@ use self::without_tokio as runtime;
 #[cfg(tower_aiuta_auth_model)]
 use super::model as runtime;
 
-pub(crate) use self::runtime::{HomeRuntime, Timer, is_entered, spawn};
+pub(crate) use self::runtime::{HomeRuntime, Timer, is_entered};
 use self::runtime::{Instant, now_on_runtime, to_std};
 
 /// The time by which a fetch has to be done.
@@ -64,7 +64,6 @@ impl Deadline {
     }
 
     /// The timer of the task that drives the fetch.
-    #[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
     pub(crate) fn timer(self, timeout: Duration) -> Timer {
         match self {
             Self::Timer(at) => Timer::at(at),
@@ -110,31 +109,16 @@ mod with_tokio {
     use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::pin::Pin;
-    use std::sync::{Arc, OnceLock};
+    use std::sync::OnceLock;
     use std::task::{Context, Poll};
 
     use tokio::runtime::{Handle, Id};
     pub(crate) use tokio::time::Instant;
     use tokio::time::{Sleep, sleep_until};
 
-    use crate::cache::fetch::Fetch;
-    use crate::cache::state::CacheState;
-    use crate::cache::wait::FetchTask;
-
-    /// Returns whether the current thread is on a runtime, so that [`spawn`] has a task drive the fetch.
+    /// Returns whether the current thread is on a runtime.
     pub(crate) fn is_entered() -> bool {
         Handle::try_current().is_ok()
-    }
-
-    /// Has a task drive the fetch, if a runtime is entered.
-    ///
-    /// # Panics
-    ///
-    /// As tokio does, if that runtime has no timers.
-    pub(crate) fn spawn(state: &Arc<CacheState>, fetch: &Arc<Fetch>) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        fetch.runtime.set(&runtime);
-        drop(runtime.spawn(FetchTask::new(state, fetch)));
     }
 
     /// The runtime on which a fetch started. The source may need it, whoever polls its call.
@@ -144,8 +128,15 @@ mod with_tokio {
     pub(crate) struct HomeRuntime(OnceLock<Handle>);
 
     impl HomeRuntime {
-        fn set(&self, runtime: &Handle) {
-            self.0.get_or_init(|| runtime.clone());
+        /// Spawns the task that `make` returns on the runtime that is entered, which becomes this one. Does nothing if
+        /// none is.
+        pub(crate) fn spawn<F>(&self, make: impl FnOnce() -> F)
+        where
+            F: Future<Output = ()> + Send + 'static,
+        {
+            if let Ok(runtime) = Handle::try_current() {
+                drop(self.0.get_or_init(|| runtime).spawn(make()));
+            }
         }
 
         /// Returns whether the current thread is on that runtime, so that whoever polls here also drives its tasks.
@@ -211,12 +202,8 @@ mod with_tokio {
 
 #[cfg(not(any(feature = "tokio", tower_aiuta_auth_model)))]
 mod without_tokio {
-    use std::sync::Arc;
     use std::task::{Context, Poll};
     pub(crate) use std::time::Instant;
-
-    use crate::cache::fetch::Fetch;
-    use crate::cache::state::CacheState;
 
     pub(crate) fn is_entered() -> bool {
         false
@@ -230,13 +217,13 @@ mod without_tokio {
         instant
     }
 
-    pub(crate) fn spawn(_: &Arc<CacheState>, _: &Arc<Fetch>) {}
-
     #[derive(Default)]
     pub(crate) struct HomeRuntime(());
 
     #[allow(clippy::unused_self, reason = "as with tokio")]
     impl HomeRuntime {
+        pub(crate) fn spawn<F>(&self, _: impl FnOnce() -> F) {}
+
         pub(crate) fn is_current(&self) -> bool {
             false
         }

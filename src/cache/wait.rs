@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use super::fetch::{Fetch, Outcome, WaiterGuard};
 use super::runtime::{self, Timer};
 use super::shared_call::{Role, Step};
+use super::state::CacheState;
 use super::{Lookup, ResolvedToken, TokenCache};
 use crate::error::AuthError;
 
@@ -91,22 +92,19 @@ impl Future for FetchFuture {
 /// Drives a fetch to its end, whether or not its callers are still there (rule C3), and ends it at its deadline (C6).
 ///
 /// It does not keep the cache alive: when the last handle goes, the fetch ends, and the task with it (rule C4).
-#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 pub(super) struct FetchTask {
-    state: std::sync::Weak<super::state::CacheState>,
+    state: Weak<CacheState>,
     guard: WaiterGuard,
     timer: Timer,
 }
 
-#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl FetchTask {
-    pub(super) fn new(state: &Arc<super::state::CacheState>, fetch: &Arc<Fetch>) -> Self {
+    pub(super) fn new(state: &Arc<CacheState>, fetch: &Arc<Fetch>) -> Self {
         let timer = fetch.deadline.timer(state.fetch_timeout);
         Self { state: Arc::downgrade(state), guard: WaiterGuard::join(Arc::clone(fetch), Role::Driver), timer }
     }
 }
 
-#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl Future for FetchTask {
     type Output = ();
 
@@ -127,7 +125,6 @@ impl Future for FetchTask {
     }
 }
 
-#[cfg(any(feature = "tokio", tower_aiuta_auth_model))]
 impl Drop for FetchTask {
     /// A task that is dropped before the end belonged to a runtime that was shut down.
     fn drop(&mut self) {
