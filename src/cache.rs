@@ -17,8 +17,10 @@
 mod clock;
 mod cooldown;
 mod entry;
+mod feedback;
 mod fetch;
 mod join;
+mod lookup;
 mod rejection;
 mod runtime;
 mod shared_call;
@@ -33,16 +35,13 @@ mod wait;
 mod model;
 
 use std::fmt;
-use std::future::{Future, Ready, ready};
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use self::clock::ClockReading;
 use self::entry::{Entry, Freshness};
 use self::fetch::{Fetch, Outcome};
 use self::join::{Demand, Join};
+use self::lookup::{Miss, TokenOrigin};
 use self::runtime::Pause;
 use self::state::CacheState;
 use crate::error::AuthError;
@@ -51,8 +50,8 @@ use crate::params::AuthParams;
 use crate::source::FetchReason;
 use crate::sync::{Mutex, MutexGuard};
 
-pub(crate) use self::clock::Offset;
 pub(crate) use self::entry::ExpiryPolicy;
+pub(crate) use self::lookup::{Lookup, ResolvedToken};
 pub(crate) use self::runtime::is_entered as is_on_runtime;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
@@ -79,89 +78,6 @@ pub(crate) use self::wait::FetchFuture;
 #[derive(Clone)]
 pub struct TokenCache {
     state: Arc<CacheState>,
-}
-
-/// The token for a request: ready, or being fetched.
-pub(crate) enum Lookup {
-    Ready(Ready<Result<ResolvedToken, AuthError>>),
-    Waiting(FetchFuture),
-}
-
-impl Lookup {
-    fn ready(result: Result<ResolvedToken, AuthError>) -> Self {
-        Self::Ready(ready(result))
-    }
-}
-
-impl Future for Lookup {
-    type Output = Result<ResolvedToken, AuthError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Ready(ready) => Pin::new(ready).poll(cx),
-            Self::Waiting(fetch) => Pin::new(fetch).poll(cx),
-        }
-    }
-}
-
-/// A token for one request, and what is needed to judge the response to it.
-pub(crate) struct ResolvedToken {
-    entry: Arc<Entry>,
-    /// When it was found in the cache, or its fetch started, by the clock that it was made by.
-    at: ClockReading,
-    origin: TokenOrigin,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenOrigin {
-    Cache,
-    /// Fetched for this request.
-    Fetch,
-    /// Fetched for this request, and expired when it arrived (rule D4).
-    ExpiredFetch,
-    /// Fetched for this request, and known to be rejected when it arrived (rule D5).
-    RejectedFetch,
-    /// A token that was rejected before, since it is too early to fetch another (rule E5).
-    Stopgap,
-}
-
-impl ResolvedToken {
-    fn found(entry: Arc<Entry>, now: SystemTime, origin: TokenOrigin) -> Self {
-        Self { at: entry.made.later(now), entry, origin }
-    }
-
-    fn fetched(entry: Arc<Entry>, origin: TokenOrigin) -> Self {
-        Self { at: entry.made, entry, origin }
-    }
-
-    pub(crate) fn jwt(&self) -> &Jwt {
-        self.entry.jwt()
-    }
-
-    /// Returns whether a request with this token may be answered differently than the one that carried `rejected`.
-    pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
-        !matches!(self.origin, TokenOrigin::Stopgap | TokenOrigin::RejectedFetch) && !self.jwt().same_as(rejected.jwt())
-    }
-
-    #[cfg(tower_aiuta_auth_model)]
-    pub(crate) fn for_model(jwt: Jwt, policy: &ExpiryPolicy) -> Self {
-        let made = ClockReading::uncorrected(SystemTime::UNIX_EPOCH);
-        Self::found(Arc::new(Entry::new(jwt, made, false, policy, 0)), made.raw, TokenOrigin::Cache)
-    }
-}
-
-/// There is no token in the cache that can be used.
-pub(crate) struct Miss {
-    expired: Option<Arc<Entry>>,
-    now: SystemTime,
-    offset: Option<Offset>,
-}
-
-/// The token that replaces a rejected one.
-#[derive(Clone, Copy)]
-pub(crate) struct Replacement {
-    /// The offset to make it by, if the rejected one was made by a wrong clock.
-    pub(crate) offset: Option<Offset>,
 }
 
 impl TokenCache {
@@ -336,99 +252,6 @@ impl TokenCache {
             Err(error) if error.retry_after().is_some() => entry.refresh_failed(now, error.retry_after()),
             // Too many fetches are running. The claim lapses.
             Err(_) => {}
-        }
-    }
-
-    /// Returns whether the time of a token is over that could be used when it was resolved: it should be replaced before
-    /// it is sent (rule C2).
-    pub(crate) fn has_expired_since(&self, token: &ResolvedToken) -> bool {
-        matches!(token.origin, TokenOrigin::Cache | TokenOrigin::Fetch)
-            && token.entry.is_expired(self.state.clock.raw())
-    }
-
-    /// Returns whether a response other than 401 to `token` has to be reported by [`on_accepted`](Self::on_accepted) and
-    /// [`on_date`](Self::on_date). Most need not.
-    pub(crate) fn is_watching(&self, token: &ResolvedToken) -> bool {
-        token.entry.is_on_trial() || token.origin == TokenOrigin::Stopgap || self.state.clock.is_corrected()
-    }
-
-    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). If an offset was to be tried
-    /// with it, the one that it was made by has helped, and is adopted (rule H1).
-    pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, tried_offset: bool) {
-        if token.entry.end_trial() || token.origin == TokenOrigin::Stopgap {
-            let _in_flight = lock(&self.state.in_flight);
-            self.state.rejections.reset(params);
-        }
-        if tried_offset {
-            self.state.clock.adopt(token.entry.made.offset());
-        }
-    }
-
-    /// Notes the time of Aiuta's clock: an offset in force that it contradicts is void (rule H1).
-    pub(crate) fn on_date(&self, date: SystemTime) {
-        if self.state.clock.is_corrected() {
-            self.state.clock.void_if_contradicted(date);
-        }
-    }
-
-    /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1). `date` is
-    /// that of the response. Returns how to fetch another one, if that can be expected to fare better (rules E2, H1):
-    /// not if this one was fetched for this request by a right clock.
-    pub(crate) fn on_rejected(
-        &self,
-        params: &AuthParams,
-        token: &ResolvedToken,
-        date: Option<SystemTime>,
-    ) -> Option<Replacement> {
-        self.state.counters.rejected.add();
-        if token.origin == TokenOrigin::Stopgap {
-            return None;
-        }
-        let offset = date.and_then(|date| self.state.clock.offset_to_try(token.at, date));
-        self.reject(params, token);
-        let was_old = token.origin == TokenOrigin::Cache || token.jwt().is_out_of_cache();
-        let replace = offset.is_some() || was_old || token.entry.is_expired(self.state.clock.raw());
-        replace.then_some(Replacement { offset })
-    }
-
-    /// Looks up the token for a replay.
-    pub(crate) fn replace(&self, params: &AuthParams, replacement: Replacement) -> Lookup {
-        match self.lookup(params) {
-            Ok(token) => Lookup::ready(Ok(token)),
-            Err(miss) => self.fetch(params, Miss { offset: replacement.offset, ..miss }),
-        }
-    }
-
-    fn reject(&self, params: &AuthParams, token: &ResolvedToken) {
-        let state = &*self.state;
-        let (rejections, now) = (&state.rejections, state.clock.raw());
-        let is_rejected = |entry: &Arc<Entry>| entry.jwt().same_as(token.jwt());
-        let fetch = {
-            let mut in_flight = lock(&state.in_flight);
-            match state.store.get(params) {
-                Some(entry) if is_rejected(&entry) => drop(state.store.remove(params)),
-                // A newer one stays.
-                Some(_) => return rejections.remember(params, &token.entry),
-                None => {
-                    let replacing = in_flight.get(params).filter(|fetch| fetch.reason == FetchReason::Rejected);
-                    match replacing.and_then(|fetch| fetch.replaces.as_ref()) {
-                        // Another request was rejected first, and this fetch replaces the token (rule E4).
-                        Some(replaced) if is_rejected(replaced) => return,
-                        // The token was in use beside the one being replaced. Neither comes back into the cache.
-                        Some(_) => return rejections.remember(params, &token.entry),
-                        None => {}
-                    }
-                    // Another request was rejected first, and no other token could be fetched.
-                    if rejections.get(params).is_some_and(|rejected| rejected.contains(token.jwt())) {
-                        return;
-                    }
-                }
-            }
-            rejections.reject(params, &token.entry, now);
-            in_flight.remove(params)
-        };
-        if let Some(fetch) = fetch {
-            fetch.detach();
         }
     }
 }

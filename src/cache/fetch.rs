@@ -15,9 +15,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
 use std::time::SystemTime;
 
-use super::TokenOrigin;
 use super::clock::ClockReading;
 use super::entry::Entry;
+use super::lookup::TokenOrigin;
 use super::runtime::{Deadline, HomeRuntime};
 use super::shared_call::{Panicked, Remaining, Role, SharedCall, Step};
 use crate::error::{AuthError, TokenError};

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
+use super::TokenCache;
 use super::fetch::{Fetch, Outcome, WaiterGuard};
+use super::lookup::{Lookup, ResolvedToken};
 use super::runtime::{self, Timer};
 use super::shared_call::{Role, Step};
 use super::state::CacheState;
-use super::{Lookup, ResolvedToken, TokenCache};
 use crate::error::AuthError;
 
 /// The token of a fetch, as a future. Dropping it does not end the fetch.

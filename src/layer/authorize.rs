@@ -236,7 +236,7 @@ impl Authorized {
         }
         let replacement = cache.on_rejected(&self.params, &self.token, date)?;
         self.copy.as_ref()?;
-        self.tried_offset = replacement.offset.is_some();
+        self.tried_offset = replacement.tries_offset();
         Some(cache.replace(&self.params, replacement))
     }
 
