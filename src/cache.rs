@@ -57,9 +57,9 @@ pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
 pub(crate) use self::wait::FetchFuture;
 
-/// The tokens of a layer, by params: from [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
+/// A layer's token cache, keyed by params. See [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
 ///
-/// Requests use it by themselves. Use it directly to fetch a token before it is needed, to forget tokens that are known
+/// The layer uses it itself. Use it directly to fetch a token before it is needed, to forget tokens that are known
 /// to be revoked, and to read [statistics](TokenCacheStats). Clones are handles to the same cache.
 ///
 /// ```
@@ -85,8 +85,7 @@ impl TokenCache {
         Self { state: Arc::new(CacheState::new(config)) }
     }
 
-    /// Returns the token for `params`, from the cache or from the source: the one that a request with these params
-    /// would carry.
+    /// Returns the token that a request with `params` would carry. It comes from the cache or from the source.
     ///
     /// # Errors
     ///
@@ -101,9 +100,9 @@ impl TokenCache {
 
     /// Forgets the token for `params` and any fetch of it, so that the next request asks the source.
     ///
-    /// If there was a token, the source is asked with [`force_refresh`](crate::TokenRequest::force_refresh), and can't
-    /// bring that token back. Requests that wait for a running fetch still get its result. Returns whether there was
-    /// anything to forget.
+    /// If there was a token, the next fetch has [`force_refresh`](crate::TokenRequest::force_refresh), and can't put
+    /// that token back. Requests that wait for a running fetch still get its result. Returns whether a token or a fetch
+    /// was forgotten.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn invalidate(&self, params: &AuthParams) -> bool {
         let state = &*self.state;
@@ -234,10 +233,10 @@ impl TokenCache {
         }
     }
 
-    /// Starts the refresh of a token that can still be used, if this caller is the one to do so (rule D2).
+    /// Starts the refresh of a valid token, unless another caller has claimed the refresh (rule D2).
     ///
-    /// Without a runtime nothing would drive that fetch, so there is none: the token is fetched again once it has
-    /// expired (rule C3).
+    /// Without a runtime, nothing would drive the fetch, so none is started. The token is fetched after it has expired
+    /// (rule C3).
     fn refresh_ahead(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) {
         if !runtime::is_entered() || !entry.claim_refresh(now, self.state.fetch_timeout) {
             return;

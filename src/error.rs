@@ -39,7 +39,7 @@ impl ConfigError {
         Self { setting: setting.into(), message: message.into() }
     }
 
-    /// Replaces the setting's name by the name under which the user gave the value, such as an environment variable.
+    /// Replaces the setting's name with a name that the user knows, such as that of an environment variable.
     pub(crate) fn with_setting_name(self, setting: impl Into<Cow<'static, str>>) -> Self {
         Self { setting: setting.into(), ..self }
     }

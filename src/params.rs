@@ -1,7 +1,7 @@
-//! [`AuthParams`]: the params that a token is created for, and the key under which it is cached.
+//! [`AuthParams`]: the params of a token. They are also the token's key in the cache.
 //!
-//! The layer takes them from a request's extensions, or reads them from its JSON body with the [`json`] module. Then it
-//! looks up the token for them.
+//! The layer takes the params from a request's extensions, or reads them from the JSON body with the [`json`] module.
+//! Then it looks up the token.
 
 pub(crate) mod json;
 pub(crate) mod percent;

@@ -203,7 +203,7 @@ impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry
     }
 }
 
-/// The kind of a request, by the effect of sending it twice.
+/// Classifies a request by the effect of sending it twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     /// No effect.

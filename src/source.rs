@@ -207,7 +207,7 @@ impl TokenRequest {
         self.force_refresh
     }
 
-    /// Returns why the layer calls the source. A source can use it to put fetches that requests wait for first.
+    /// Returns why the layer calls the source. A source can give priority to fetches that block requests.
     #[must_use]
     pub fn reason(&self) -> FetchReason {
         self.reason

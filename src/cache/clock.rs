@@ -34,7 +34,7 @@ pub(crate) struct Offset(i64);
 impl Offset {
     const NONE: Self = Self(0);
 
-    /// What `clock` lacks to say `right`: zero if that is within the tolerance, `None` if it is over a day.
+    /// Returns the offset from `clock` to `right`: zero within the tolerance, `None` if over a day.
     fn between(clock: SystemTime, right: SystemTime) -> Option<Self> {
         let (apart, sign) = match right.duration_since(clock) {
             Ok(ahead) => (ahead, 1),
@@ -120,8 +120,8 @@ impl CorrectedClock {
         self.adopted.load().0 != 0
     }
 
-    /// Returns the offset to try, if a token was made by a wrong clock: if Aiuta's clock said `date` when it rejected
-    /// the token, which was found at `found`.
+    /// Returns the offset to try if the clock was wrong when a token was made. The token was found at `found`. `date`
+    /// is the `Date` of the 401 to it.
     pub(crate) fn offset_to_try(&self, found: ClockReading, date: SystemTime) -> Option<Offset> {
         let received = self.raw();
         if !is_off(date, found.corrected(), found.later(received).corrected()) {
@@ -152,11 +152,11 @@ impl CorrectedClock {
     }
 }
 
-/// Returns whether a clock that said `made` before a request was sent, and `received` after its response came, is off if
-/// another clock said `date` in between.
+/// Returns whether a clock is wrong. It said `made` before a request was sent, and `received` after the response came.
+/// Another clock said `date` in between.
 ///
-/// It is not if `date` is any moment in between: the request may have waited in a queue, or the response for a machine
-/// that slept. A `date` before the first makes the token one of the future, a `date` after the last an old one.
+/// Every `date` from `made` to `received` is right, because the request or the response may have been delayed. An
+/// earlier `date` makes the token one of the future. A later `date` makes it an old one.
 fn is_off(date: SystemTime, made: SystemTime, received: SystemTime) -> bool {
     let too_early = made.checked_sub(TOLERANCE).is_some_and(|earliest| date < earliest);
     let too_late = received.checked_add(TOLERANCE).is_some_and(|latest| date > latest);

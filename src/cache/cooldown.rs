@@ -12,11 +12,11 @@ use crate::sync::Mutex;
 /// The longest pause that is obeyed.
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// Number of partitions that can be paused at once. Anyone can cause a pause for their own partition, so it is bounded.
-/// Beyond it the pause that ends first is forgotten, and the source is called once too often.
+/// Maximum number of paused partitions, because anyone can cause a pause for their own partition. If there are more,
+/// the pause that ends first is dropped, and the source is called early.
 const MAX_PARTITIONS: usize = 1024;
 
-/// A pause, and the error that began it.
+/// A pause and the error that caused it.
 #[derive(Clone)]
 struct Cooldown {
     pause: Pause,
@@ -79,7 +79,7 @@ impl Cooldowns {
     }
 }
 
-/// Returns the one that is not kept.
+/// Returns the shorter one, if any.
 fn keep_longer(current: &mut Option<Cooldown>, new: Cooldown, now: SystemTime) -> Option<Cooldown> {
     let left = |cooldown: &Cooldown| cooldown.pause.left(now);
     if current.as_ref().is_some_and(|current| left(current) > left(&new)) { Some(new) } else { current.replace(new) }

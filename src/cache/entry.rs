@@ -43,9 +43,10 @@ impl ExpiryPolicy {
         lifetime - (lifetime / 10).min(MAX_MARGIN)
     }
 
-    /// How long after the start of its fetch the refresh of a token begins: in the first half of the last
-    /// `refresh_ahead` of its time, evenly spread by the key's hash, so that tokens fetched together are not refreshed
-    /// together (rule D2). `None` if that is turned off.
+    /// Returns how long after its fetch started a token is refreshed. `None` if that is turned off.
+    ///
+    /// The time is in the first half of the last `refresh_ahead` of its lifetime. The key's hash spreads refreshes of
+    /// tokens that were fetched together (rule D2).
     fn refresh_after(&self, usable_for: Duration, key_hash: u64) -> Option<Duration> {
         if self.refresh_ahead <= 0.0 {
             return None;
@@ -55,7 +56,7 @@ impl ExpiryPolicy {
     }
 }
 
-/// A keyed hash as a number from 0 to 1. Mixed once more, since the store chooses its place by the same bits.
+/// Maps a keyed hash to a number from 0 to 1. Mixes the bits, because the store uses the same ones.
 fn unit_interval(hash: u64) -> f64 {
     // Fibonacci hashing: an odd number near 2^64 / φ spreads all bits into the upper ones.
     let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -103,7 +104,7 @@ impl Entry {
         &self.jwt
     }
 
-    /// Returns what has passed since the fetch started. `None` if the clock was set back to before it.
+    /// Returns the time since the fetch started. `None` if the clock was set back to before that.
     fn elapsed(&self, now: SystemTime) -> Option<Duration> {
         match now.duration_since(self.made.raw) {
             Ok(elapsed) => Some(elapsed),
@@ -112,7 +113,7 @@ impl Entry {
         }
     }
 
-    /// Returns whether the token's time is over. `now` is the clock's, not corrected.
+    /// Returns whether the token has expired. `now` is the clock's uncorrected time.
     pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
         self.elapsed(now).is_none_or(|elapsed| elapsed >= self.usable_for)
     }
@@ -154,7 +155,7 @@ impl Entry {
         self.on_trial.load(Ordering::Relaxed)
     }
 
-    /// Ends the trial. Returns whether it was on.
+    /// Clears `on_trial`. Returns the old value.
     pub(crate) fn end_trial(&self) -> bool {
         self.on_trial.swap(false, Ordering::Relaxed)
     }

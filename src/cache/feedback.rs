@@ -10,8 +10,7 @@ use crate::params::AuthParams;
 use crate::source::FetchReason;
 
 impl TokenCache {
-    /// Returns whether the time of a token is over that could be used when it was resolved: it should be replaced before
-    /// it is sent (rule C2).
+    /// Returns whether a token has expired since it was resolved. If so, it should be replaced first (rule C2).
     pub(crate) fn has_expired_since(&self, token: &ResolvedToken) -> bool {
         matches!(token.origin, TokenOrigin::Cache | TokenOrigin::Fetch)
             && token.entry.is_expired(self.state.clock.raw())
@@ -23,8 +22,8 @@ impl TokenCache {
         token.entry.is_on_trial() || token.origin == TokenOrigin::Stopgap || self.state.clock.is_corrected()
     }
 
-    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). If an offset was to be tried
-    /// with it, the one that it was made by has helped, and is adopted (rule H1).
+    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). If `tried_offset` is true,
+    /// adopts the offset of the token (rule H1).
     pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, tried_offset: bool) {
         if token.entry.end_trial() || token.origin == TokenOrigin::Stopgap {
             let _in_flight = lock(&self.state.in_flight);
@@ -42,9 +41,10 @@ impl TokenCache {
         }
     }
 
-    /// Forgets the token that a request carried when it was answered with 401, and only that one (rule E1). `date` is
-    /// that of the response. Returns how to fetch another one, if that can be expected to fare better (rules E2, H1):
-    /// not if this one was fetched for this request by a right clock.
+    /// Forgets a token that was answered with 401, and no other token (rule E1). `date` is the `Date` of the response.
+    ///
+    /// Returns how to fetch another token, or `None` if that one would probably be rejected as well: the rejected token
+    /// is new and the clock was right (rules E2, H1).
     pub(crate) fn on_rejected(
         &self,
         params: &AuthParams,

@@ -108,7 +108,7 @@ impl Fetch {
         })
     }
 
-    /// When the call of the source started that is running, or was the last.
+    /// Returns when the current or last call of the source started.
     pub(crate) fn call_started(&self) -> ClockReading {
         self.second_call.get().copied().unwrap_or(self.started)
     }
@@ -148,7 +148,7 @@ impl Fetch {
     }
 }
 
-/// The waker of the source's call.
+/// The waker given to the source.
 impl Wake for Fetch {
     fn wake(self: Arc<Self>) {
         self.call.wake_drivers();
@@ -178,7 +178,7 @@ impl FetchCounter {
     }
 }
 
-/// One participant of a fetch. Leaves it when dropped.
+/// Registers a participant of a fetch until dropped.
 pub(crate) struct WaiterGuard {
     fetch: Arc<Fetch>,
     role: Role,

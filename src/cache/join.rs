@@ -19,7 +19,7 @@ pub(super) struct Demand<'a> {
     /// The token that the caller found in the cache.
     pub(super) seen: Option<&'a Arc<Entry>>,
     pub(super) reason: FetchReason,
-    /// The clock's time, not corrected.
+    /// The clock's uncorrected time.
     pub(super) now: SystemTime,
     /// The offset that a new token is to be made by, instead of the one in force (rule H1).
     pub(super) offset: Option<Offset>,
@@ -113,8 +113,8 @@ impl TokenCache {
     }
 }
 
-/// A caller without a runtime has no timer in case the task's runtime stops, so it does not join what a task drives (rule
-/// C4). It starts a fetch of its own, which publishes instead of the other.
+/// Returns whether the caller may join `fetch`. Without a runtime, the caller has no timer in case the task's runtime
+/// stops. Then it starts its own fetch, which publishes instead (rule C4).
 fn may_join(fetch: &Fetch) -> bool {
     !fetch.deadline.has_timer() || runtime::is_entered()
 }

@@ -40,7 +40,7 @@ impl Future for Lookup {
 /// A token for one request, and what is needed to judge the response to it.
 pub(crate) struct ResolvedToken {
     pub(super) entry: Arc<Entry>,
-    /// When it was found in the cache, or its fetch started, by the clock that it was made by.
+    /// When the token was found or its fetch started, with the token's clock offset.
     pub(super) at: ClockReading,
     pub(super) origin: TokenOrigin,
 }

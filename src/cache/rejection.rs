@@ -47,7 +47,7 @@ impl Rejected {
         self.tokens.last().filter(|_| self.is_pending)
     }
 
-    /// The token that requests carry while no other one is fetched.
+    /// The rejected token that requests still carry in a pause.
     pub(crate) fn stopgap(&self, now: SystemTime) -> Option<&Arc<Entry>> {
         self.pending().filter(|_| self.pause.is_some_and(|pause| pause.left(now).is_some()))
     }

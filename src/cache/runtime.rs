@@ -16,17 +16,17 @@ use super::model as runtime;
 pub(crate) use self::runtime::{HomeRuntime, Timer, is_entered};
 use self::runtime::{Instant, now_on_runtime, to_std};
 
-/// The time by which a fetch has to be done.
+/// The time by which a fetch must end.
 ///
-/// By tokio's time if it started on a runtime, where a task drives it. Otherwise by the clock.
+/// Tokio's time if the fetch started on a runtime, where a task drives it. Otherwise the clock's.
 #[derive(Clone, Copy)]
 pub(crate) enum Deadline {
     Timer(Instant),
     Clock(SystemTime),
 }
 
-/// How long after its deadline a fetch has not been ended by its own timer because nobody drives its runtime. Before
-/// that, the timer may be about to fire.
+/// If a fetch is still running this long after its deadline, nobody drives its runtime. Before that, its timer may
+/// still fire.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 impl Deadline {
@@ -91,7 +91,7 @@ pub(crate) struct Pause {
 }
 
 impl Pause {
-    /// A pause that begins now. `now` is the clock's.
+    /// Starts a pause. `now` is the clock's time.
     pub(crate) fn new(length: Duration, now: SystemTime) -> Self {
         Self { length, since: now, until: now_on_runtime().map(|instant| instant + length) }
     }
@@ -128,8 +128,7 @@ mod with_tokio {
     pub(crate) struct HomeRuntime(OnceLock<Handle>);
 
     impl HomeRuntime {
-        /// Spawns the task that `make` returns on the runtime that is entered, which becomes this one. Does nothing if
-        /// none is.
+        /// Spawns the task from `make` on the current runtime, and stores that runtime. Does nothing outside a runtime.
         pub(crate) fn spawn<F>(&self, make: impl FnOnce() -> F)
         where
             F: Future<Output = ()> + Send + 'static,
@@ -154,7 +153,7 @@ mod with_tokio {
         }
     }
 
-    /// The time now, if a runtime is entered.
+    /// Tokio's time, or `None` outside tokio.
     pub(crate) fn now_on_runtime() -> Option<Instant> {
         is_entered().then(Instant::now)
     }

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 use super::lock;
 use crate::sync::Mutex;
 
-/// A future that returns `R`, from which whoever polls it to its end makes the outcome `T` that all participants get.
+/// A future that returns `R`. The driver that gets `R` makes the outcome `T` for all participants.
 pub(crate) struct SharedCall<R, T> {
     state: Mutex<State<R, T>>,
 }
@@ -160,7 +160,7 @@ impl<R, T: Clone> SharedCall<R, T> {
     /// Sets the outcome, unless there is one. `before_wake` gets the number of waiters that there ever were, and runs
     /// before any of them is woken.
     ///
-    /// Every call has to be finished in the end: it may own its own waker, which keeps it alive until it is dropped.
+    /// Must be called for each call in the end. A call that owns its own waker is not dropped otherwise.
     pub(crate) fn finish(&self, outcome: T, before_wake: impl FnOnce(usize)) {
         let mut state = lock(&self.state);
         if state.outcome.is_some() {

@@ -1,7 +1,7 @@
-//! [`CacheState`]: what all handles of a cache share, and what becomes of a fetch's result.
+//! [`CacheState`]: the state that all handles of a cache share. It handles the results of fetches.
 //!
-//! One lock, over the fetches in flight, makes a *generation* of a key: a fetch publishes its token only while it is the
-//! one that stands in that map, and forgetting a token takes the fetch out of it, both under the lock.
+//! A fetch may publish its token only while it is in the map of the fetches in flight. To forget a token is to remove
+//! its fetch from the map. Both happen under one lock.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -255,8 +255,8 @@ impl CacheState {
         self.fail(fetch, AuthError::fetch_timeout(), None, self.clock.raw());
     }
 
-    /// Ends a fetch that missed its deadline. If its own timer should have ended it, nobody drives its runtime, and
-    /// whoever awaits it elsewhere starts another one (rule C4).
+    /// Ends a fetch that missed its deadline. If nobody drives the runtime of its task, those who await the fetch on
+    /// another runtime start a new one (rule C4).
     pub(super) fn abandon(&self, fetch: &Arc<Fetch>) {
         if !fetch.deadline.has_timer() || fetch.runtime.is_current() {
             return self.time_out(fetch);
@@ -282,8 +282,7 @@ impl CacheState {
         });
     }
 
-    /// Takes a fetch out of the map. If it still was in it, it may publish: `publish` is called under the lock (rules C1,
-    /// E1).
+    /// Removes a fetch from the map. If the fetch was still in it, calls `publish` under the lock (rules C1, E1).
     pub(super) fn remove_if_current(&self, fetch: &Arc<Fetch>, publish: impl FnOnce()) {
         let mut in_flight = lock(&self.in_flight);
         if in_flight.get(&fetch.params).is_some_and(|current| Arc::ptr_eq(current, fetch)) {
@@ -303,8 +302,8 @@ impl CacheState {
     }
 }
 
-/// Ends a fetch whose call was taken out by a driver that panicked before it could complete the fetch, as in a
-/// subscriber or a clock (rule G1).
+/// Ends the fetch if its driver panics before it can complete the fetch, for example in a subscriber or a clock (rule
+/// G1).
 struct CancelOnPanic<'a> {
     state: &'a CacheState,
     fetch: &'a Arc<Fetch>,

@@ -18,7 +18,7 @@ pub struct TokenCacheStats {
     pub coalesced: u64,
     /// Number of calls of the token source.
     pub fetches: u64,
-    /// Number of fetches that refreshed a token before it expired.
+    /// Number of fetches that started to refresh a valid token.
     pub refreshes: u64,
     /// Number of fetches that returned no token: errors, panics and timeouts.
     pub failures: u64,
@@ -47,7 +47,7 @@ impl Counter {
     }
 }
 
-/// A counter on a cache line of its own. Some CPUs have lines of 128 bytes, others fetch lines of 64 bytes in pairs.
+/// A counter on its own cache line, against false sharing. CPUs load 128 bytes, or two lines of 64 bytes, at once.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe(Counter);

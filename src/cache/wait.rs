@@ -15,8 +15,8 @@ use crate::error::AuthError;
 
 /// The token of a fetch, as a future. Dropping it does not end the fetch.
 ///
-/// It drives the fetch where no task does. Where one does, on another runtime, it does not rely on that runtime: if the
-/// fetch is not ended by its own timer, nobody drives it there, and this future starts another one, once (rule C4).
+/// This future drives the fetch if no task does. If a task on another runtime drives the fetch and does not end it at
+/// its deadline, this future starts another fetch, once (rule C4).
 pub(crate) struct FetchFuture {
     cache: TokenCache,
     guard: WaiterGuard,

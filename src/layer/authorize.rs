@@ -1,6 +1,6 @@
-//! Giving a request its token: [`Authorize`] finds the token, [`Authorized`] is what is needed once there is a response.
+//! Gives a request its token. [`Authorize`] finds the token. [`Authorized`] handles the response.
 //!
-//! The request itself stays where it is, so that it is not moved from one to the other.
+//! Neither owns the request, so the request is not moved between them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -43,8 +43,8 @@ enum Step {
 /// Where [`Authorize`] is polled from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PolledFrom {
-    /// `call`, which need not be on the runtime that the future will be on. Foreign futures may need that one, so they
-    /// are left alone if there is none (rule C4).
+    /// `call`, which may run outside the runtime of the future. Without a runtime, foreign futures are not polled in
+    /// `call`, because they may need one (rule C4).
     Call,
     Future,
 }
@@ -64,7 +64,7 @@ impl Authorize {
         Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader), deferred: false }
     }
 
-    /// Polls in `call`. What is pending then is polled again by the future, with its waker.
+    /// Polls from `call`, with no waker. If it is pending, the future polls it again.
     pub(crate) fn poll_in_call<B>(&mut self, request: &mut Request<B>) -> Poll<Result<Authorized, AuthError>>
     where
         B: RequestBody + Unpin,
@@ -187,7 +187,7 @@ impl Authorized {
         self.copy.is_some()
     }
 
-    /// Returns the look-up of another token, if this one has expired before it was sent: once (rule C2).
+    /// Looks up another token, once, if this one has expired before it was sent (rule C2).
     pub(crate) fn renew(&mut self) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if self.renewed || !cache.has_expired_since(&self.token) {
@@ -265,8 +265,8 @@ impl Authorized {
     }
 }
 
-/// Returns whether the status of a response other than 401 shows that the token was accepted: not if the request may not
-/// have reached what checks tokens.
+/// Returns whether a status other than 401 shows that the token was accepted. 408, 429 and 5xx do not: a proxy may have
+/// sent them before the check.
 fn is_success(status: StatusCode) -> bool {
     !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) && !status.is_server_error()
 }

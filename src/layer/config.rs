@@ -1,4 +1,4 @@
-//! [`Config`]: the checked settings of a layer, which every request is treated by.
+//! [`Config`]: the validated settings of a layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::cache::TokenCache;
 use crate::request::access::AccessTable;
 use crate::request::origin::Origins;
 
-/// Where credentials may go, which one a request needs, and what they are.
+/// The trusted origins, the access rules and the credentials.
 pub(crate) struct Config {
     pub(crate) origins: Origins,
     pub(crate) access: AccessTable,

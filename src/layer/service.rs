@@ -1,4 +1,4 @@
-//! [`AiutaAuth`]: the service. Its [`call`](Service::call) is the map of this crate.
+//! [`AiutaAuth`]: the service. Start reading this crate at [`call`](Service::call).
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ use crate::trace;
 /// - The inner service gets the same body, byte for byte. Bodies are only read if the params are in them, or if they are
 ///   small enough to be replayed.
 /// - While a request waits for its body or for a token, it holds nothing of the inner service, such as a permit.
-/// - A request is sent at most twice: a second time only after a 401 to a token from the cache, or to one that was made
+/// - A request is sent at most twice. It is sent again only after a 401 to a token that came from a cache or was made
 ///   by a wrong clock.
 /// - Only a service that was polled ready is called.
 /// - Errors of the inner service pass through unchanged, boxed. This layer's own downcast to
@@ -67,7 +67,7 @@ impl<S> AiutaAuth<S> {
         &mut self.inner
     }
 
-    /// The inner service, the layer taken off.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -155,7 +155,7 @@ impl<S> AiutaAuth<S> {
         }
     }
 
-    /// Takes the service that was polled ready, with any permit it holds, and leaves a clone that was not.
+    /// Takes the service that was polled ready. Leaves a clone, which has to be polled ready first.
     fn take_ready(&mut self) -> S
     where
         S: Clone,

@@ -1,9 +1,7 @@
-//! Reads params from the JSON body of a request: for the layer from a try-on, for the issuer from a request for a
-//! token.
+//! Reads params from a JSON body. The layer reads the body of a try-on, the issuer that of a token request.
 //!
-//! Values are parsed from the raw text of each field and never become a `serde_json::Value`. The signed values must not
-//! depend on features of `serde_json` (`preserve_order`, `arbitrary_precision`) that another crate in the build may
-//! enable.
+//! Values are parsed from the raw text of each field, not through `serde_json::Value`. Otherwise, the signed values
+//! would depend on features of `serde_json` that another crate may enable (`preserve_order`, `arbitrary_precision`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +12,12 @@ use serde_json::value::RawValue;
 use super::{AuthParams, ParamValue};
 use crate::error::AuthError;
 
-/// Reads those of `fields` that `body` has at its top level. Nulls are left out. Other fields are skipped.
+/// Reads `fields` from the top level of `body`. Skips other fields and nulls.
 ///
 /// # Errors
 ///
-/// `MissingParams` if there is no such field. `InvalidBody` if the body is not a JSON object, or if a field occurs
-/// twice (however its name is escaped) or has a value that can't be signed.
+/// `MissingParams` if `body` has none of `fields`. `InvalidBody` if `body` is not a JSON object, or if a field occurs
+/// twice (in any escaping) or has a value that can't be signed.
 pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthError> {
     if body.is_empty() {
         return Err(AuthError::missing_params());

@@ -97,10 +97,10 @@ impl Normalization {
         Self { decode_first: false, merge_slashes: false, backslash_is_slash: false },
     ];
 
-    /// Returns the path percent-decoded, without empty segments, dot segments and a trailing slash. For example,
+    /// Percent-decodes the path. Removes empty segments, dot segments and a trailing slash. For example,
     /// `/v1/%73ku//./x/` becomes `/v1/sku/x`.
     ///
-    /// The result is for comparison only: bytes that are not UTF-8 after decoding are replaced.
+    /// Use the result only for comparison, because decoded bytes that are not UTF-8 are replaced.
     pub(super) fn normalize(&self, path: &str) -> String {
         let separators: &[char] = if self.backslash_is_slash { &['/', '\\'] } else { &['/'] };
         let path = path.strip_prefix(separators).unwrap_or(path);

@@ -73,7 +73,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) requests: Vec<RecordedRequest>,
-    /// How often the records were cleared. A response to a request from before then must not change a newer record.
+    /// Number of times the records were cleared. A response to an earlier request must not change a new record.
     pub(super) cleared: u64,
     pub(super) violations: Vec<String>,
     pub(super) faults: Script<Fault>,

@@ -73,9 +73,9 @@ pub(super) fn token(body: &[u8]) -> Result<Jwt, TokenError> {
     }
 }
 
-/// Sets the token's age by the backend's clock (rule D1), and marks it if it came out of a cache (rule E2).
+/// Sets the token's age by the backend's clock (rule D1). Marks a token that came from a cache (rule E2).
 ///
-/// The age is unknown if the token has no `iat`, or if the response has no `Date` or an unreadable `Age`.
+/// Without `iat` or `Date`, only a marked token has an age. If `Age` is unreadable, no token has one.
 pub(super) fn with_age(token: Jwt, headers: &HeaderMap, now: SystemTime) -> Jwt {
     let Some(in_caches) = time_in_caches(headers) else { return token };
     let age_at = |time: SystemTime| Some(time.duration_since(token.issued_at()?).unwrap_or_default());
