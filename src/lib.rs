@@ -85,14 +85,14 @@
 //!
 //! With `tokio`, runtimes need timers enabled, as for tower's own `Timeout`.
 //!
-//! Without `tokio`, no runtime is needed. The requests that wait for a fetch drive it, and a token is fetched again when
-//! it has expired instead of being refreshed ahead of that.
+//! Without `tokio`, no runtime is needed. The requests that wait for a fetch drive it, and a token is fetched again
+//! when it has expired instead of being refreshed ahead of that.
 //!
 //! # What it is not for
 //!
-//! This crate does not call Aiuta's operations for you, retry failed requests or follow redirects. It works together with
-//! the Tower layers that do. It does not decide who may try on what: see [`AuthParams`] for the checks to make before
-//! params are signed.
+//! This crate does not call Aiuta's operations for you, retry failed requests or follow redirects. It works together
+//! with the Tower layers that do. It does not decide who may try on what: see [`AuthParams`] for the checks to make
+//! before params are signed.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -226,13 +226,16 @@ impl AiutaAuthBuilder {
     /// Sets the fraction of a token's lifetime, at its end, during which it is refreshed in the background while still
     /// being served. Defaults to 0.25. Must be from 0.0 to 1.0; 0.0 turns refreshing off.
     ///
-    /// A refresh starts at most 5 minutes before the token expires. Refreshing needs a tokio runtime: where none is
-    /// entered, or without the feature `tokio`, a token is fetched again once it has expired.
+    /// That period is at most 5 minutes long. A refresh starts in its first half, for each token at another time.
+    /// Tokens that were fetched together are thus not refreshed together.
+    ///
+    /// Refreshing needs a tokio runtime: where none is entered, or without the feature `tokio`, a token is fetched again
+    /// once it has expired.
     pub fn refresh_ahead(self, fraction: f64) -> Self {
         Self { refresh_ahead: fraction, ..self }
     }
 
-    /// Sets the lifetime of tokens without an `exp` claim. Defaults to 60 seconds.
+    /// Sets the lifetime of tokens without an `exp` claim, from the start of their fetch. Defaults to 60 seconds.
     pub fn fallback_lifetime(self, lifetime: Duration) -> Self {
         Self { fallback_lifetime: lifetime, ..self }
     }
@@ -241,14 +244,22 @@ impl AiutaAuthBuilder {
     /// at most one day.
     ///
     /// When it has passed, the call is dropped and the requests that wait for it fail with
-    /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). With the feature `tokio`, the runtime must have timers
-    /// enabled.
+    /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). If the first token can't be used and the source is asked a
+    /// second time, both calls share this duration.
+    ///
+    /// With the feature `tokio`, the runtime must have timers enabled. Without a runtime there is no timer: the
+    /// [`clock`](Self::clock) is checked when a waiting request is polled, or when another request needs the token.
     pub fn fetch_timeout(self, timeout: Duration) -> Self {
         Self { fetch_timeout: timeout, ..self }
     }
 
-    /// Sets whether a request is sent a second time, with a new token, if its token is rejected with a 401 and was
-    /// taken from the cache or made by a wrong clock. Defaults to true.
+    /// Sets whether a request is sent a second time, with a new token, if its token is rejected with a 401. Defaults to
+    /// true.
+    ///
+    /// A request is replayed only if a new token can help: if the rejected one came from the layer's cache or
+    /// [from one of the source](crate::Jwt::out_of_cache), has expired, or was made by a wrong clock. If several tokens
+    /// for the same params are rejected in a row, the next one is fetched after a wait of 1 to 30 seconds. Until then
+    /// requests carry the last token, and are not replayed.
     ///
     /// Aiuta starts nothing for a request that it answers with 401. The body is buffered for the replay, up to
     /// [`body_limit`](Self::body_limit). A larger body, or one of unknown length that need not be read for its params,
@@ -257,10 +268,13 @@ impl AiutaAuthBuilder {
         Self { replay_unauthorized: replay, ..self }
     }
 
-    /// Sets the clock that tells token sources the time and decides when tokens expire. Defaults to [`SystemClock`].
+    /// Sets the clock that tells token sources the time and measures how long tokens are used. Defaults to
+    /// [`SystemClock`].
     ///
-    /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 reveals it. The clock is then corrected for
-    /// an hour, see [`TokenCacheStats::clock_offset`](crate::TokenCacheStats::clock_offset).
+    /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 reveals it. The request is then replayed
+    /// with a token made by the corrected time. If Aiuta accepts it, sources are told the corrected time for an hour,
+    /// or until a `Date` agrees with the clock. See
+    /// [`TokenCacheStats::clock_offset`](crate::TokenCacheStats::clock_offset).
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
