@@ -8,7 +8,7 @@ use super::entry::Entry;
 use super::fetch::Fetch;
 use super::wait::FetchTask;
 use super::{TokenCache, lock, runtime};
-use crate::error::{AuthError, AuthErrorKind};
+use crate::error::AuthError;
 use crate::params::AuthParams;
 use crate::source::FetchReason;
 
@@ -45,22 +45,12 @@ impl TokenCache {
         demand: Demand<'_>,
         join: impl Fn(&Arc<Fetch>) -> J,
     ) -> Result<Join<J>, AuthError> {
-        let joined = self.try_join_or_start(demand, &join);
-        let is_full = matches!(&joined, Err(error) if error.kind() == AuthErrorKind::Overloaded);
-        if is_full && self.state.sweep(demand.now) {
-            return self.try_join_or_start(demand, &join);
-        }
-        joined
-    }
-
-    fn try_join_or_start<J>(&self, demand: Demand<'_>, join: &impl Fn(&Arc<Fetch>) -> J) -> Result<Join<J>, AuthError> {
         let Demand { params, seen, reason, now, offset } = demand;
         let state = &*self.state;
-        let late;
-        let mut replaced = None;
-        let joined = {
+        let mut may_sweep = true;
+        let (joined, late, replaced) = loop {
             let mut in_flight = lock(&state.in_flight);
-            // The offset is read under the lock: if one was adopted since `now`, the new token is made by it (rule H1).
+            // The offset is read under the lock. If one was adopted since `now`, the new token is made with it (rule H1).
             let at = offset.map_or_else(|| state.clock.reading_at(now), |offset| ClockReading::new(now, offset));
             // Another fetch may have completed since this caller looked, and may have started after its `now`.
             if let Some(entry) = state.store.get(params) {
@@ -77,26 +67,32 @@ impl TokenCache {
                 return Ok(Join::Stopgap(entry));
             }
             state.cooldowns.check(params.partition(), now)?;
-            late = current.filter(|fetch| fetch.deadline.is_missed(now)).cloned();
+            let late = current.filter(|fetch| fetch.deadline.is_missed(now)).cloned();
             if late.is_none() && state.counter.running() >= state.max_concurrent_fetches {
+                drop(in_flight);
+                if std::mem::take(&mut may_sweep) && state.sweep(now) {
+                    continue;
+                }
                 return Err(AuthError::overloaded());
             }
             match &late {
                 // A refresh that timed out has failed, so the next one waits (rule D3).
-                Some(late) if reason == FetchReason::RefreshAhead && late.reason == reason => Join::Joined(join(late)),
+                Some(refresh) if reason == FetchReason::RefreshAhead && refresh.reason == reason => {
+                    break (Join::Joined(join(refresh)), late, None);
+                }
                 _ => {
                     let forced = in_flight.forced_until.is_some_and(|pause| pause.left(now).is_some());
                     let fetch = state.start_fetch(params, seen, reason, at, forced);
-                    replaced = in_flight.insert(Arc::clone(&fetch));
+                    let replaced = in_flight.insert(Arc::clone(&fetch));
                     let joined = join(&fetch);
-                    Join::Started(fetch, joined)
+                    break (Join::Started(fetch, joined), late, replaced);
                 }
             }
         };
         if let Some(late) = late {
             state.abandon(&late);
         }
-        // It may not publish any more, so it only goes on for those who await it.
+        // It may not publish any more, so it only continues for the requests that await it.
         if let Some(replaced) = replaced {
             replaced.detach();
         }

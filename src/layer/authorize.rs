@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -42,7 +42,7 @@ enum Step {
 
 /// Where [`Authorize`] is polled from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum PolledFrom {
+pub(crate) enum PolledFrom {
     /// `call`, which may run outside the runtime of the future. Without a runtime, foreign futures are not polled in
     /// `call`, because they may need one (rule C4).
     Call,
@@ -64,38 +64,18 @@ impl Authorize {
         Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader), deferred: false }
     }
 
-    /// Polls from `call`, with no waker. If it is pending, the future polls it again.
-    pub(crate) fn poll_in_call<B>(&mut self, request: &mut Request<B>) -> Poll<Result<Authorized, AuthError>>
-    where
-        B: RequestBody + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        self.poll_from(PolledFrom::Call, request, &mut Context::from_waker(Waker::noop()))
-    }
-
-    /// Returns whether [`poll_in_call`](Self::poll_in_call) was pending only because nothing could be polled there.
+    /// Returns whether a poll from `call` was pending only because nothing could be polled there.
     pub(crate) fn is_deferred(&self) -> bool {
         self.deferred
     }
 
-    /// Puts the token into `request`. Must not be polled again once it is ready.
+    /// Puts the token into `request`. If a poll from `call` is pending, the future polls again. Must not be polled again
+    /// once it is ready.
     ///
     /// # Errors
     ///
     /// Those of reading the body and the params, and of fetching the token. The request must not be sent then.
     pub(crate) fn poll<B>(
-        &mut self,
-        request: &mut Request<B>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Authorized, AuthError>>
-    where
-        B: RequestBody + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        self.poll_from(PolledFrom::Future, request, cx)
-    }
-
-    fn poll_from<B>(
         &mut self,
         from: PolledFrom,
         request: &mut Request<B>,

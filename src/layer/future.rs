@@ -19,7 +19,7 @@ use http::{Request, Response};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::authorize::{Authorize, Authorized};
+use super::authorize::{Authorize, Authorized, PolledFrom};
 use crate::cache::Lookup;
 use crate::error::{AuthError, BoxError};
 use crate::request::body::RequestBody;
@@ -123,7 +123,7 @@ where
             match state.as_mut().project() {
                 StateProj::Passing { response } => return response.poll(cx).map_err(Into::into),
                 StateProj::Authorizing { authorize, waiting } => {
-                    let Poll::Ready(result) = authorize.poll(&mut waiting.request, cx) else {
+                    let Poll::Ready(result) = authorize.poll(PolledFrom::Future, &mut waiting.request, cx) else {
                         waiting.release_ready();
                         return Poll::Pending;
                     };
@@ -201,7 +201,7 @@ where
 {
     let Waiting { request, mut service, .. } = waiting;
     let response = service.call(request);
-    // `call` consumed its readiness. Keep it only for a replay, so that it holds no permit.
+    // A replay needs the service, which is not ready any more. Otherwise the service is dropped here, not with the future.
     let service = authorized.may_replay().then(|| Box::new(service));
     State::Sent { response, authorized, service }
 }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::authorize::Authorize;
+use super::authorize::{Authorize, PolledFrom};
 use super::config::{Config, JwtScheme, Scheme};
 use super::future::{ResponseFuture, Waiting};
 use crate::error::BoxError;
@@ -40,12 +40,13 @@ use crate::trace;
 /// - The inner service gets the same body, byte for byte. Bodies are only read if the params are in them, or if they are
 ///   small enough to be replayed.
 /// - While a request waits for its body or for a token, it holds nothing of the inner service, such as a permit.
-/// - A request is sent at most twice. It is sent again only after a 401 to a token that came from a cache or was made
-///   by a wrong clock.
+/// - A request is sent at most twice. It is sent again only after a 401 to a token that came from a cache, had expired
+///   before the 401 arrived, or was made by a wrong clock.
 /// - Only a service that was polled ready is called.
 /// - Errors of the inner service pass through unchanged, boxed. This layer's own downcast to
 ///   [`AuthError`](crate::AuthError), and mean that the request was not sent.
-/// - If the clock is off by up to a day, the `Date` of a 401 shows it, and the clock is corrected for an hour.
+/// - If the clock is off by up to a day, the `Date` of a 401 shows it. The request is sent again with a token that was
+///   made by the corrected time. If Aiuta accepts that token, the correction is used for an hour.
 #[derive(Clone)]
 pub struct AiutaAuth<S> {
     inner: S,
@@ -136,7 +137,7 @@ impl<S> AiutaAuth<S> {
         B::Error: Into<BoxError>,
     {
         let mut authorize = Authorize::new(scheme, &request, starts_try_on);
-        match authorize.poll_in_call(&mut request) {
+        match authorize.poll(PolledFrom::Call, &mut request, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(authorized)) => {
                 let service = authorized.may_replay().then(|| self.inner.clone());
                 ResponseFuture::sent(self.inner.call(request), authorized, service)
