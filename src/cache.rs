@@ -10,8 +10,8 @@
 //!                                    ├─ Cached ─────▶ Lookup::Ready      (another fetch has just completed)
 //!                                    ├─ Stopgap ────▶ Lookup::Ready      (a rejected token: too early for another)
 //!                                    ├─ Joined ─────▶ Lookup::Waiting
-//!                                    └─ Started ─▶ poll_first ─┬─ the source was ready ─▶ Lookup::Ready
-//!                                                              └─ pending ──────────────▶ Lookup::Waiting
+//!                                    └─ Started ─▶ drive ─┬─ ready ───▶ Lookup::Ready
+//!                                                         └─ pending ─▶ Lookup::Waiting   (a task drives the fetch)
 //! ```
 
 mod clock;
@@ -216,9 +216,8 @@ impl TokenCache {
                 counters.coalesced.add();
                 waiting
             }
-            Ok(Join::Started(fetch, waiting)) => {
+            Ok(Join::Started(waiting)) => {
                 counters.misses.add();
-                self.poll_first(&fetch);
                 waiting
             }
             Err(error) => {
@@ -243,10 +242,7 @@ impl TokenCache {
         }
         let demand = Demand { params, seen: Some(entry), reason: FetchReason::RefreshAhead, now, offset: None };
         match self.join_or_start(demand, |_| ()) {
-            Ok(Join::Started(fetch, ())) => {
-                self.state.counters.refreshes.add();
-                self.poll_first(&fetch);
-            }
+            Ok(Join::Started(())) => self.state.counters.refreshes.add(),
             Ok(Join::Cached(_) | Join::Stopgap(_) | Join::Joined(())) => {}
             Err(error) if error.retry_after().is_some() => entry.refresh_failed(now, error.retry_after()),
             // Too many fetches are running. The claim lapses.

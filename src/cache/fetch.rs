@@ -1,11 +1,11 @@
 //! [`Fetch`]: one call of the token source for one key, shared by every request that needs its result.
 //!
 //! ```text
-//! start_fetch ─▶ poll_first ─┬─ ready ───────────────────────────────▶ complete ─▶ Finished(Token | Failed)
-//!                            └─ pending ─▶ driven by a task, or ─────▶ complete         ▲         ▲
-//!                                          by its waiters                               │         │
-//!                                              ├─ past its deadline ─▶ time_out ────────┘         │
-//!                                              └─ nobody needs it, or its runtime is gone ─▶ cancel ─▶ Cancelled
+//! start_fetch ─▶ drive ─┬─ ready ─────────────────────────────────────────▶ complete ─▶ Token | Failed
+//!                       └─ pending: a task or the waiters drive it
+//!                            ├─ ready ────────────────────────────────────▶ complete ─▶ Token | Failed
+//!                            ├─ past its deadline ────────────────────────▶ time_out ─▶ Failed
+//!                            └─ nobody needs it, or its runtime is gone ──▶ cancel ───▶ Cancelled
 //! ```
 //!
 //! The mechanism is [`SharedCall`]; this module adds what belongs to one key: params, reason, deadline, span, runtime.

@@ -31,7 +31,7 @@ pub(super) enum Join<J> {
     /// A rejected token, since it is too early to fetch another (rule E5).
     Stopgap(Arc<Entry>),
     Joined(J),
-    Started(Arc<Fetch>, J),
+    Started(J),
 }
 
 impl TokenCache {
@@ -48,7 +48,7 @@ impl TokenCache {
         let Demand { params, seen, reason, now, offset } = demand;
         let state = &*self.state;
         let mut may_sweep = true;
-        let (joined, late, replaced) = loop {
+        let (joined, started, late, replaced) = loop {
             let mut in_flight = lock(&state.in_flight);
             // The offset is read under the lock. If one was adopted since `now`, the new token is made with it (rule H1).
             let at = offset.map_or_else(|| state.clock.reading_at(now), |offset| ClockReading::new(now, offset));
@@ -78,14 +78,13 @@ impl TokenCache {
             match &late {
                 // A refresh that timed out has failed, so the next one waits (rule D3).
                 Some(refresh) if reason == FetchReason::RefreshAhead && refresh.reason == reason => {
-                    break (Join::Joined(join(refresh)), late, None);
+                    break (Join::Joined(join(refresh)), None, late, None);
                 }
                 _ => {
                     let forced = in_flight.forced_until.is_some_and(|pause| pause.left(now).is_some());
                     let fetch = state.start_fetch(params, seen, reason, at, forced);
                     let replaced = in_flight.insert(Arc::clone(&fetch));
-                    let joined = join(&fetch);
-                    break (Join::Started(fetch, joined), late, replaced);
+                    break (Join::Started(join(&fetch)), Some(fetch), late, replaced);
                 }
             }
         };
@@ -96,16 +95,15 @@ impl TokenCache {
         if let Some(replaced) = replaced {
             replaced.detach();
         }
-        Ok(joined)
-    }
-
-    /// Polls a new fetch for the first time, in the caller's context: a source that need not wait is done with it.
-    /// Otherwise a task drives the fetch from here on, if a runtime is entered.
-    pub(super) fn poll_first(&self, fetch: &Arc<Fetch>) {
-        self.state.drive(fetch);
-        if fetch.outcome().is_none() {
-            fetch.runtime.spawn(|| FetchTask::new(&self.state, fetch));
+        // The first poll is the caller's, in its context: a source that need not wait is done with it. Otherwise a task
+        // drives the fetch from here on, if a runtime is entered.
+        if let Some(fetch) = started {
+            state.drive(&fetch);
+            if fetch.outcome().is_none() {
+                fetch.runtime.spawn(|| FetchTask::new(&self.state, &fetch));
+            }
         }
+        Ok(joined)
     }
 }
 
