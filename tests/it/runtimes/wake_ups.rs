@@ -1,5 +1,5 @@
-//! Rules C2 and C3 for callers that drive a fetch: no wake-up is lost when callers join or leave, and no waker is called while a
-//! lock is held.
+//! Rules C2 and C3 for callers that drive a fetch: no wake-up is lost when callers join or leave, and no waker is
+//! called while a lock is held.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,8 +63,8 @@ fn c3_dropped_driver_hands_off_to_another_waiter() {
     assert_eq!(source.calls(), 2);
 }
 
-/// While one caller polls the source, the source wakes itself, and another caller joins and cannot poll it. The other caller has to
-/// be woken once the source can be polled again.
+/// While one caller polls the source, the source wakes itself, and another caller joins and cannot poll it. The other
+/// caller has to be woken once the source can be polled again.
 #[test]
 fn c3_wake_up_during_a_poll_reaches_a_caller_that_joined_meanwhile() {
     let other: Arc<Mutex<Option<Get>>> = Arc::default();
@@ -101,7 +101,8 @@ fn c3_wake_up_during_a_poll_reaches_a_caller_that_joined_meanwhile() {
     assert_eq!(source.calls(), 1);
 }
 
-/// Four threads with callers that join and leave, and a fifth thread that completes the fetches. Hangs if a wake-up is lost.
+/// Four threads with callers that join and leave, and a fifth thread that completes the fetches. Hangs if a wake-up is
+/// lost.
 #[test]
 fn c3_no_wake_up_is_lost_among_threads() {
     const ROUNDS: usize = 200;
