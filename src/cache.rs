@@ -170,7 +170,7 @@ impl TokenCache {
     /// Looks up the token for `params`, and fetches one if there is none that can be used.
     pub(crate) fn get_or_fetch(&self, params: &AuthParams) -> Lookup {
         match self.lookup(params) {
-            Ok(token) => Lookup::ready(Ok(token)),
+            Ok(token) => token.into(),
             Err(miss) => self.fetch(params, miss),
         }
     }

@@ -65,7 +65,7 @@ impl TokenCache {
     /// Looks up the token for a replay.
     pub(crate) fn replace(&self, params: &AuthParams, replacement: Replacement) -> Lookup {
         match self.lookup(params) {
-            Ok(token) => Lookup::ready(Ok(token)),
+            Ok(token) => token.into(),
             Err(miss) => self.fetch(params, Miss { offset: replacement.offset, ..miss }),
         }
     }

@@ -97,11 +97,11 @@ impl Fetch {
         self.call.is_abandoned()
     }
 
-    /// Polls the source's call, on the runtime that the fetch belongs to.
+    /// Polls the call of the source.
     pub(crate) fn poll(self: &Arc<Self>) -> Poll<FetchResult> {
         let waker = Waker::from(Arc::clone(self));
         let span = self.span.get_or_init(|| trace::fetch(self.reason.name()));
-        let polled = span.within(|| self.runtime.within(|| self.call.poll(&waker)));
+        let polled = span.within(|| self.call.poll(&waker));
         polled.map(|polled| match polled {
             Ok(result) => result.map_err(Some),
             Err(Panicked) => Err(None),

@@ -26,6 +26,12 @@ impl Lookup {
     }
 }
 
+impl From<ResolvedToken> for Lookup {
+    fn from(token: ResolvedToken) -> Self {
+        Self::ready(Ok(token))
+    }
+}
+
 impl Future for Lookup {
     type Output = Result<ResolvedToken, AuthError>;
 

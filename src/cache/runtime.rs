@@ -121,9 +121,7 @@ mod with_tokio {
         Handle::try_current().is_ok()
     }
 
-    /// The runtime on which a fetch started. The source may need it, whoever polls its call.
-    ///
-    /// Empty until a task drives the fetch.
+    /// The runtime of the task that drives a fetch. Empty without such a task.
     #[derive(Default)]
     pub(crate) struct HomeRuntime(OnceLock<Handle>);
 
@@ -144,12 +142,6 @@ mod with_tokio {
                 (Some(home), Ok(current)) => home.id() == current.id(),
                 _ => false,
             }
-        }
-
-        /// Calls `f` in the context of that runtime, so that timers and sockets that the source makes belong to it.
-        pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
-            let _entered = self.0.get().map(Handle::enter);
-            f()
         }
     }
 
@@ -225,10 +217,6 @@ mod without_tokio {
 
         pub(crate) fn is_current(&self) -> bool {
             false
-        }
-
-        pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
-            f()
         }
     }
 

@@ -224,7 +224,7 @@ impl<R, T: Clone> SharedCall<R, T> {
             _ => Remaining::InUse,
         };
         drop(state);
-        drop(waker);
+        drop_quietly(waker);
         remaining
     }
 }

@@ -167,13 +167,16 @@ impl Authorized {
         self.copy.is_some()
     }
 
-    /// Looks up another token, once, if this one has expired before it was sent (rule C2).
+    /// Looks up another token, if this one has expired before it was sent. Fetches one only the first time. After that
+    /// the request is sent with the newest token that there is (rule C2).
     pub(crate) fn renew(&mut self) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
-        if self.renewed || !cache.has_expired_since(&self.token) {
+        if !cache.has_expired_since(&self.token) {
             return None;
         }
-        self.renewed = true;
+        if std::mem::replace(&mut self.renewed, true) {
+            return cache.lookup(&self.params).ok().map(Lookup::from);
+        }
         Some(cache.get_or_fetch(&self.params))
     }
 

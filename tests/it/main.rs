@@ -22,6 +22,7 @@ mod freshness;
 mod params;
 mod runtimes;
 mod single_flight;
+mod waiting;
 
 // Responses of 401 and wrong clocks.
 mod clock_skew;

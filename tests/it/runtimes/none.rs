@@ -1,5 +1,5 @@
-//! Rules C1, C3 to C6, D2 and D3 without a runtime: waiting callers drive the fetch, and deadlines are checked by the
-//! `Clock`.
+//! Rules C1 and C3 to C6 without a runtime: waiting callers drive the fetch, and the `Clock` decides when it has timed
+//! out.
 
 use std::sync::Mutex;
 use std::task::{Context, Waker};
