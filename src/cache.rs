@@ -1,7 +1,8 @@
 //! [`TokenCache`]: a cache of tokens by params, and the fetches that fill it.
 //!
-//! It knows nothing of HTTP. A hit reads the clock, looks the key up and clones a pointer to the token. Everything else
-//! goes through [`TokenCache::join_or_start`], under one lock that is never held while foreign code runs.
+//! This module does not depend on HTTP. A cache hit looks the key up, reads the clock and clones a pointer to the
+//! token. All other paths go through [`TokenCache::join_or_start`], under one lock. Foreign code, such as a source, a
+//! clock or a waker, never runs under this lock.
 //!
 //! ```text
 //! lookup ─┬─ Fresh ─────────────────────────────────▶ the token
@@ -29,7 +30,8 @@ mod stats;
 mod store;
 mod wait;
 
-/// Tries the schedules of all the above, with the checker's locks only (see docs/DESIGN.md, "How it is tested").
+/// Tries the possible schedules of the modules above. Needs the locks of the model checker (see docs/DESIGN.md, "How it
+/// is tested").
 #[cfg(tower_aiuta_auth_model)]
 #[path = "../tests/model/model.rs"]
 mod model;
@@ -59,8 +61,9 @@ pub(crate) use self::wait::FetchFuture;
 
 /// A layer's token cache, keyed by params. See [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
 ///
-/// The layer uses it itself. Use it directly to fetch a token before it is needed, to forget tokens that are known
-/// to be revoked, and to read [statistics](TokenCacheStats). Clones are handles to the same cache.
+/// The layer looks up its tokens in this cache. Use the cache directly to fetch a token before a request needs it, to
+/// forget tokens that have been revoked, and to read [statistics](TokenCacheStats). Clones are handles to the same
+/// cache.
 ///
 /// ```
 /// # use tower_aiuta_auth::{AiutaAuthLayer, AuthParams, BoxError, source_fn};
@@ -89,20 +92,20 @@ impl TokenCache {
     ///
     /// # Errors
     ///
-    /// Those of a request: [`TokenSource`](crate::AuthErrorKind::TokenSource),
-    /// [`InvalidToken`](crate::AuthErrorKind::InvalidToken), [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout),
-    /// [`Overloaded`](crate::AuthErrorKind::Overloaded), and [`InvalidBody`](crate::AuthErrorKind::InvalidBody) for
-    /// params over 4 KiB.
+    /// Fails in the same cases as a request, with the kind [`TokenSource`](crate::AuthErrorKind::TokenSource),
+    /// [`InvalidToken`](crate::AuthErrorKind::InvalidToken), [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout) or
+    /// [`Overloaded`](crate::AuthErrorKind::Overloaded). If the params are larger than 4 KiB, the kind is
+    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody).
     pub async fn get(&self, params: &AuthParams) -> Result<Jwt, AuthError> {
         params.check_size()?;
         self.get_or_fetch(params).await.map(|token| token.jwt().clone())
     }
 
-    /// Forgets the token for `params` and any fetch of it, so that the next request asks the source.
+    /// Forgets the token for `params` and any running fetch of it. The next request asks the source.
     ///
-    /// If there was a token, the next fetch has [`force_refresh`](crate::TokenRequest::force_refresh), and can't put
-    /// that token back. Requests that wait for a running fetch still get its result. Returns whether a token or a fetch
-    /// was forgotten.
+    /// If the cache had a token, the next fetch has [`force_refresh`](crate::TokenRequest::force_refresh), and the
+    /// cache does not accept the same token again. Requests that wait for a running fetch still get its result. Returns
+    /// whether the cache had a token or a running fetch for `params`.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn invalidate(&self, params: &AuthParams) -> bool {
         let state = &*self.state;
@@ -122,7 +125,7 @@ impl TokenCache {
         forgotten
     }
 
-    /// Forgets all tokens and all running fetches, as [`invalidate`](Self::invalidate) does for one.
+    /// Forgets all tokens and all running fetches. [`invalidate`](Self::invalidate) does the same for one token.
     pub fn clear(&self) {
         let state = &*self.state;
         let now = state.clock.raw();
@@ -136,8 +139,8 @@ impl TokenCache {
                 }
                 longest = longest.max(entry.usable_left(now));
             }
-            // There may be more keys than the rejections remember. So every fetch is a forced one until the tokens would
-            // have expired.
+            // The cache may have more keys than `rejections` can remember. So every fetch is forced until the last
+            // forgotten token would have expired.
             in_flight.forced_until = Some(Pause::new(longest, now));
             state.store.clear();
             in_flight.remove_all()
@@ -145,7 +148,7 @@ impl TokenCache {
         fetches.for_each(|fetch| fetch.detach());
     }
 
-    /// Returns what the cache has done so far.
+    /// Returns the statistics of the cache.
     #[must_use]
     pub fn stats(&self) -> TokenCacheStats {
         let counters = &self.state.counters;
@@ -167,7 +170,7 @@ impl TokenCache {
         self.state.counters.replays.add();
     }
 
-    /// Looks up the token for `params`, and fetches one if there is none that can be used.
+    /// Looks up the token for `params`. If the cache has no usable token, fetches one.
     pub(crate) fn get_or_fetch(&self, params: &AuthParams) -> Lookup {
         match self.lookup(params) {
             Ok(token) => token.into(),
@@ -175,14 +178,14 @@ impl TokenCache {
         }
     }
 
-    /// Looks up the token for `params`, and has a task refresh it if that is due.
+    /// Looks up the token for `params`. If a refresh of the token is due, starts the refresh.
     ///
     /// # Errors
     ///
-    /// A [`Miss`] if there is no token that can be used, to be given to [`fetch`](Self::fetch).
+    /// Returns a [`Miss`] if the cache has no usable token. Pass the `Miss` to [`fetch`](Self::fetch).
     pub(crate) fn lookup(&self, params: &AuthParams) -> Result<ResolvedToken, Miss> {
-        // The clock is read after the lookup. Read before, it could be behind the start of a fetch that completes in
-        // between, and the newest token would look as if the clock had gone back.
+        // The clock is read after the lookup. Otherwise a fetch could start and complete between the two, and its token
+        // would be newer than `now`. The new token would then look expired, as after a clock that was set back.
         let entry = self.state.store.get(params);
         let now = self.state.clock.raw();
         let Some(entry) = entry else { return Err(Miss { expired: None, now, offset: None }) };
@@ -234,8 +237,8 @@ impl TokenCache {
 
     /// Starts the refresh of a valid token, unless another caller has claimed the refresh (rule D2).
     ///
-    /// Without a runtime, nothing would drive the fetch, so none is started. The token is fetched after it has expired
-    /// (rule C3).
+    /// Without a runtime, nothing would drive the fetch, so no refresh is started. The token is fetched again after it
+    /// has expired (rule C3).
     fn refresh_ahead(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) {
         if !runtime::is_entered() || !entry.claim_refresh(now, self.state.fetch_timeout) {
             return;
@@ -245,7 +248,7 @@ impl TokenCache {
             Ok(Join::Started(())) => self.state.counters.refreshes.add(),
             Ok(Join::Cached(_) | Join::Stopgap(_) | Join::Joined(())) => {}
             Err(error) if error.retry_after().is_some() => entry.refresh_failed(now, error.retry_after()),
-            // Too many fetches are running. The claim lapses.
+            // Too many fetches are running. The refresh is due again after `fetch_timeout`.
             Err(_) => {}
         }
     }
@@ -257,7 +260,7 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Locks, poisoned or not: nothing that can panic runs under these locks.
+/// Locks the mutex, and ignores poisoning, because no code that can panic runs under these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

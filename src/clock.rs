@@ -1,11 +1,12 @@
-//! [`Clock`]: the wall clock by which the cache and the token sources judge and create tokens.
+//! [`Clock`]: the wall clock. Token sources use it to create tokens, and the cache uses it to check whether tokens have
+//! expired.
 //!
-//! The claims of a token are wall-clock times, so its freshness depends on the wall clock. [`SystemClock`] is the only
-//! code that reads it.
+//! The claims of a token are wall-clock times, so the cache needs the wall clock to tell whether a token has expired.
+//! Only [`SystemClock`] reads the wall clock of the operating system.
 
 use std::time::SystemTime;
 
-/// A source of the current time, by which tokens are created and expire.
+/// A source of the current time, for creating tokens and for checking whether they have expired.
 ///
 /// The default is [`SystemClock`]. Set another one with [`AiutaAuthBuilder::clock`](crate::AiutaAuthBuilder::clock).
 /// Tests can use `testing::ManualClock` (feature `testing`). An `Arc` of a clock is a clock, too.
@@ -28,7 +29,7 @@ use std::time::SystemTime;
 pub trait Clock: Send + Sync + 'static {
     /// Returns the current time.
     ///
-    /// It is called for every request that needs a token, so it must be fast and must not block.
+    /// The layer calls this method for every request that needs a token, so it must be fast and must not block.
     fn now(&self) -> SystemTime;
 }
 

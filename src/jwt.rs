@@ -127,11 +127,12 @@ impl Jwt {
         self.issued_at
     }
 
-    /// Sets the token's age: how much time had passed since its `iat` when its maker handed it over, by the clock of its
-    /// maker.
+    /// Sets the token's age: the time between its `iat` and the moment when its maker handed it over, on the maker's
+    /// clock.
     ///
-    /// With an age, the layer uses the token for `exp − iat − age` from the start of the fetch, and does not compare its
-    /// claims with this machine's clock. Without one it trusts the clock, so a clock that is ahead shortens the time.
+    /// With an age, the layer uses the token for `exp − iat − age` from the start of the fetch, and does not compare
+    /// its claims with this machine's clock. Without an age, it trusts the clock, so a clock that is ahead shortens the
+    /// time.
     #[must_use]
     pub fn with_age(self, age: Duration) -> Self {
         Self { age: Some(age), ..self }
@@ -146,7 +147,7 @@ impl Jwt {
     /// Marks a token that the source took from a cache of its own, `age` after it was issued. Implies
     /// [`with_age`](Self::with_age).
     ///
-    /// If Aiuta rejects such a token, it may have been revoked since. So the request is replayed with a new one, as it is
+    /// If Aiuta rejects such a token, the token may have been revoked. So the request is replayed with a new token, as
     /// after a 401 to a token from the layer's cache.
     #[must_use]
     pub fn out_of_cache(self, age: Duration) -> Self {

@@ -59,7 +59,7 @@
 //! | credential | the secret or id that a request carries: an API key, a subscription id or a JWT |
 //! | [access](Access) | the credential that one request needs: a JWT, the subscription id, or none |
 //! | [params](AuthParams) | the key–value pairs that a JWT is made for; together with the partition, the cache key |
-//! | [partition](AuthParams::with_partition) | the end user or tenant that params belong to; visible to the token source, never signed |
+//! | [partition](AuthParams::with_partition) | the end user or tenant of params; visible to the source, never signed |
 //! | [token](Jwt) | a JWT with the lifetime read from it |
 //! | [token source](TokenSource) | makes a token for params, as `getJwt` does in the official SDKs |
 //! | fetch | one call of the token source, shared by all requests that need its result |
@@ -74,14 +74,18 @@
 //! |---|---|---|
 //! | `signer` | yes | [`JwtSigner`], with `jsonwebtoken` on `aws-lc-rs` (needs a C compiler) |
 //! | `signer-rust-crypto` | | [`JwtSigner`], with RustCrypto (needs no C compiler) |
-//! | `tokio` | yes | fetches that outlive their callers, refreshes ahead of expiry, and timers; brings `tokio` (`rt`, `time`) |
-//! | `tracing` | yes | a span for each fetch, events for replays, failed refreshes, wrong clocks and withheld credentials; brings `tracing` |
+//! | `tokio` | yes | fetches that outlive callers, refreshes ahead of expiry, timers; brings `tokio` (`rt`, `time`) |
+//! | `tracing` | yes | a span for each fetch, and events for failures and other rare cases; brings `tracing` |
 //! | `retry` | | [`AiutaRetryPolicy`], a policy for tower's `Retry`; brings `tower` (`retry`) |
 //! | `remote` | | [`RemoteTokenSource`], which fetches tokens from your backend |
 //! | `issuer` | | [`JwtIssuer`], the server-side component that issues tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
-//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for reqwest's `Body`; with `remote`, also `AIUTA_TOKEN_URL`; brings `reqwest` (without TLS), `reqwest-middleware` and `tokio` |
-//! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API, and [`testing::ManualClock`]; brings `hyper` |
+//! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for `reqwest::Body` |
+//! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API; [`testing::ManualClock`]; brings `hyper` |
+//!
+//! With `tracing`, the events report replays, failed refreshes, wrong clocks and withheld credentials. With
+//! `reqwest-middleware`, the crate depends on `reqwest` (without TLS), `reqwest-middleware` and `tokio`. Together with
+//! `remote`, that feature also adds the variable `AIUTA_TOKEN_URL`.
 //!
 //! With `tokio`, runtimes need timers enabled, as for tower's own `Timeout`.
 //!

@@ -188,9 +188,10 @@ impl TokenRequest {
 
     /// Returns the time from which to compute `iat` and `exp`.
     ///
-    /// It is the time of the layer's [`Clock`](crate::Clock), corrected if that clock differs from Aiuta's. The layer
-    /// detects this when Aiuta rejects a token with a 401 whose `Date` header is between 5 seconds and one day away
-    /// from the clock, and corrects the time for the next hour. A source that uses another clock does not benefit from
+    /// This is the time of the layer's [`Clock`](crate::Clock), corrected if that clock differs from Aiuta's clock. The
+    /// layer detects a difference when Aiuta rejects a token with a 401 whose `Date` header is between 5 seconds and
+    /// one day away from the clock. The layer first tries the correction on one request. If Aiuta accepts the new
+    /// token, the layer corrects the time for the next hour. A source that uses another clock does not benefit from
     /// this.
     #[must_use]
     pub fn now(&self) -> SystemTime {

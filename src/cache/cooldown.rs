@@ -1,4 +1,5 @@
-//! Pauses that the source asked for: until when it is not called, for everyone or for one partition (rule G2).
+//! [`Cooldowns`]: pauses that the token source asked for (rule G2). During a pause the source is not called, either for
+//! one partition or for everyone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use super::runtime::Pause;
 use crate::error::{AuthError, TokenError};
 use crate::sync::Mutex;
 
-/// The longest pause that is obeyed.
+/// Maximum length of a pause. If the source asks for a longer pause, it is called after this time.
 const MAX_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// Maximum number of paused partitions, because anyone can cause a pause for their own partition. If there are more,
-/// the pause that ends first is dropped, and the source is called early.
+/// Maximum number of paused partitions. There is a limit because every user can cause a pause for their own partition.
+/// If there are more, the pause that ends first is dropped, and the source is called too early for that partition.
 const MAX_PARTITIONS: usize = 1024;
 
 /// A pause and the error that caused it.
@@ -35,11 +36,12 @@ struct Inner {
 }
 
 impl Cooldowns {
-    /// Begins a pause if `cause` asks for one, unless a longer one runs. Returns its length.
+    /// Begins a pause if `cause` asks for one. If a running pause ends later, it is kept. Returns the length of the
+    /// pause that `cause` asks for, up to [`MAX_PAUSE`].
     pub(crate) fn begin(&self, partition: Option<&str>, now: SystemTime, cause: &Arc<TokenError>) -> Option<Duration> {
         let length = cause.retry_after()?.min(MAX_PAUSE);
         let cooldown = Cooldown { pause: Pause::new(length, now), cause: Arc::clone(cause) };
-        // Dropped after the lock: the destructor of a cause is foreign code.
+        // These are dropped after the lock is released, because the destructor of a cause is foreign code.
         let mut over: Vec<Option<Cooldown>> = Vec::new();
         let mut inner = lock(&self.inner);
         match partition {
@@ -63,7 +65,7 @@ impl Cooldowns {
         Some(length)
     }
 
-    /// Returns the error for a request that would have to call the source during a pause.
+    /// Returns an error if a pause is running for `partition` or for everyone. The source must not be called then.
     pub(crate) fn check(&self, partition: Option<&str>, now: SystemTime) -> Result<(), AuthError> {
         let inner = lock(&self.inner);
         let of_partition = partition.and_then(|partition| inner.partitions.get(partition));
@@ -79,7 +81,7 @@ impl Cooldowns {
     }
 }
 
-/// Returns the shorter one, if any.
+/// Keeps the longer of two pauses. Returns the shorter one, if there are two.
 fn keep_longer(current: &mut Option<Cooldown>, new: Cooldown, now: SystemTime) -> Option<Cooldown> {
     let left = |cooldown: &Cooldown| cooldown.pause.left(now);
     if current.as_ref().is_some_and(|current| left(current) > left(&new)) { Some(new) } else { current.replace(new) }

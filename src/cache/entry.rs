@@ -1,7 +1,8 @@
-//! [`Entry`]: a token, until when it is used, and when its next refresh is due. Pure decisions on plain values of time.
+//! [`Entry`]: a token in the cache, with its expiry time and the time of its next refresh. The code here does not read
+//! the clock. It gets every time as an argument.
 //!
-//! What has passed since the fetch started is the difference of two readings of the [`Clock`](crate::Clock), not
-//! corrected. So neither an offset nor the clock of another machine changes how long a token is used.
+//! The time since the fetch started is the difference of two uncorrected readings of the [`Clock`](crate::Clock). So a
+//! new offset does not change how long a token is used, and neither does the clock of another machine.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,16 +10,17 @@ use super::clock::ClockReading;
 use crate::jwt::Jwt;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// What is taken off a lifetime at most, so that no token expires on its way (rule D1).
+/// Maximum time by which a lifetime is shortened, so that no token expires on its way to Aiuta (rule D1).
 const MAX_MARGIN: Duration = Duration::from_secs(5);
 
-/// How far the clock may go back, as when it is adjusted, without ending a token (rule D1).
+/// If the clock goes back by at most this time, tokens stay valid (rule D1). Small steps back are normal when a clock
+/// is adjusted.
 const MAX_STEP_BACK: Duration = Duration::from_secs(5);
 
-/// How long before the end a refresh starts at the earliest (rule D2).
+/// A refresh starts at most this long before the token expires (rule D2).
 const MAX_REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
 
-/// The waits after failed refreshes are 1 s, 2 s, 4 s … up to this (rule D3).
+/// Maximum wait after a failed refresh. The waits are 1 s, 2 s, 4 s and so on (rule D3).
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The settings that decide how long a token is used.
@@ -29,9 +31,10 @@ pub(crate) struct ExpiryPolicy {
 }
 
 impl ExpiryPolicy {
-    /// How long a token is used from the start of its fetch, for which the source was told the time `now` (rule D1).
+    /// Returns how long a token is used from the start of its fetch (rule D1). `now` is the time that the source got.
     ///
-    /// With an age, both times are of the maker's clock, and this machine's does not matter.
+    /// If the token has an age, all times come from the clock of the token's maker. The clock of this machine does not
+    /// matter then.
     fn usable_for(&self, jwt: &Jwt, now: SystemTime) -> Duration {
         let until = |exp: SystemTime, from| exp.duration_since(from).unwrap_or_default();
         let lifetime = match (jwt.expires_at(), jwt.issued_at(), jwt.age()) {
@@ -43,10 +46,12 @@ impl ExpiryPolicy {
         lifetime - (lifetime / 10).min(MAX_MARGIN)
     }
 
-    /// Returns how long after its fetch started a token is refreshed. `None` if that is turned off.
+    /// Returns when a token is refreshed, as the time since the start of its fetch. Returns `None` if refreshing is
+    /// turned off.
     ///
-    /// The time is in the first half of the last `refresh_ahead` of its lifetime. The key's hash spreads refreshes of
-    /// tokens that were fetched together (rule D2).
+    /// The refresh period is a fraction of the lifetime, `refresh_ahead`, at its end. The returned time is in the first
+    /// half of this period. It depends on the hash of the key, so that tokens that were fetched together are refreshed
+    /// at different times (rule D2).
     fn refresh_after(&self, usable_for: Duration, key_hash: u64) -> Option<Duration> {
         if self.refresh_ahead <= 0.0 {
             return None;
@@ -56,7 +61,7 @@ impl ExpiryPolicy {
     }
 }
 
-/// Maps a keyed hash to a number from 0 to 1. Mixes the bits, because the store uses the same ones.
+/// Maps a keyed hash to a number from 0 to 1. Mixes the bits first, because the store uses bits of the same hash.
 fn unit_interval(hash: u64) -> f64 {
     // Fibonacci hashing: an odd number near 2^64 / φ spreads all bits into the upper ones.
     let mixed = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -72,21 +77,22 @@ pub(crate) enum Freshness {
     Expired,
 }
 
-/// A token, with the times that decide whether it is used.
+/// A token, with the times that decide whether it may be used.
 pub(crate) struct Entry {
     jwt: Jwt,
-    /// What the clock said when the fetch started, and how it was corrected for the source.
+    /// The reading of the clock when the fetch started. Its offset corrected the time for the source.
     pub(crate) made: ClockReading,
     usable_for: Duration,
     /// When the next refresh may start, in milliseconds since the start of the fetch.
     refresh_after: AtomicU64,
     failed_refreshes: AtomicU32,
-    /// Whether it replaced a rejected token, and the API has not accepted it yet (rule E5).
+    /// Whether this token replaced a rejected token and the API has not accepted it yet (rule E5).
     on_trial: AtomicBool,
 }
 
 impl Entry {
-    /// An entry for a token whose fetch started at `made`. `on_trial` if it replaces a rejected one.
+    /// Creates an entry for a token whose fetch started at `made`. `on_trial` says whether the token replaces a
+    /// rejected one.
     pub(crate) fn new(jwt: Jwt, made: ClockReading, on_trial: bool, policy: &ExpiryPolicy, key_hash: u64) -> Self {
         let usable_for = policy.usable_for(&jwt, made.corrected());
         let refresh_after = policy.refresh_after(usable_for, key_hash).map_or(u64::MAX, millis);
@@ -113,7 +119,7 @@ impl Entry {
         }
     }
 
-    /// Returns whether the token has expired. `now` is the clock's uncorrected time.
+    /// Returns whether the token has expired. `now` is the uncorrected time of the clock.
     pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
         self.elapsed(now).is_none_or(|elapsed| elapsed >= self.usable_for)
     }
@@ -133,8 +139,8 @@ impl Entry {
         }
     }
 
-    /// Claims the refresh that is due. Returns true to one caller, which starts it. If that caller never reports a
-    /// result, the refresh is due again after `retry_in`.
+    /// Claims a refresh that is due. Returns `true` to exactly one caller, and this caller must start the refresh. If
+    /// the caller never reports a result, the refresh is due again after `retry_in`.
     pub(crate) fn claim_refresh(&self, now: SystemTime, retry_in: Duration) -> bool {
         let elapsed = self.elapsed(now).unwrap_or_default();
         let (due, next) = (self.refresh_after.load(Ordering::Relaxed), millis(elapsed.saturating_add(retry_in)));
@@ -142,8 +148,8 @@ impl Entry {
             && self.refresh_after.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Delays the next refresh: by a wait that doubles with each failure, and at least as long as the source asked for
-    /// (rules D3, G2).
+    /// Delays the next refresh. The wait doubles with each failure, and is at least `pause`, the pause that the source
+    /// asked for (rules D3, G2).
     pub(crate) fn refresh_failed(&self, now: SystemTime, pause: Option<Duration>) {
         let failures = self.failed_refreshes.fetch_add(1, Ordering::Relaxed);
         let wait = Duration::from_secs(1 << failures.min(5)).min(MAX_BACKOFF).max(pause.unwrap_or_default());

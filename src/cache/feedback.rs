@@ -1,4 +1,5 @@
-//! What the API says about a token: accepted, rejected, and what time it is there.
+//! Evaluates Aiuta's responses. A response shows whether Aiuta accepted or rejected the token, and the time of Aiuta's
+//! clock.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,20 +11,21 @@ use crate::params::AuthParams;
 use crate::source::FetchReason;
 
 impl TokenCache {
-    /// Returns whether a token has expired since it was resolved. If so, it should be replaced first (rule C2).
+    /// Returns whether a token has expired since it was resolved. If so, the request should get another token before it
+    /// is sent (rule C2).
     pub(crate) fn has_expired_since(&self, token: &ResolvedToken) -> bool {
         matches!(token.origin, TokenOrigin::Cache | TokenOrigin::Fetch)
             && token.entry.is_expired(self.state.clock.raw())
     }
 
-    /// Returns whether a response other than 401 to `token` has to be reported by [`on_accepted`](Self::on_accepted) and
-    /// [`on_date`](Self::on_date). Most need not.
+    /// Returns whether a response to `token` that is not a 401 must be passed to [`on_accepted`](Self::on_accepted) and
+    /// [`on_date`](Self::on_date). This is rarely necessary.
     pub(crate) fn is_watching(&self, token: &ResolvedToken) -> bool {
         token.entry.is_on_trial() || token.origin == TokenOrigin::Stopgap || self.state.clock.is_corrected()
     }
 
-    /// Notes that the API accepted a token, which ends the waits after rejections (rule E5). If `tried_offset` is true,
-    /// adopts the offset of the token (rule H1).
+    /// Records that the API accepted a token. This ends the waits after rejections (rule E5). If `tried_offset` is
+    /// true, adopts the offset of the token (rule H1).
     pub(crate) fn on_accepted(&self, params: &AuthParams, token: &ResolvedToken, tried_offset: bool) {
         if token.entry.end_trial() || token.origin == TokenOrigin::Stopgap {
             let _in_flight = lock(&self.state.in_flight);
@@ -34,17 +36,18 @@ impl TokenCache {
         }
     }
 
-    /// Notes the time of Aiuta's clock: an offset in force that it contradicts is void (rule H1).
+    /// Compares `date`, the time of Aiuta's clock, with the raw clock. If they agree, removes the offset in force (rule
+    /// H1).
     pub(crate) fn on_date(&self, date: SystemTime) {
         if self.state.clock.is_corrected() {
             self.state.clock.void_if_contradicted(date);
         }
     }
 
-    /// Forgets a token that was answered with 401, and no other token (rule E1). `date` is the `Date` of the response.
+    /// Forgets a token after a 401, and no other token (rule E1). `date` is the `Date` of the response.
     ///
-    /// Returns how to fetch another token, or `None` if that one would probably be rejected as well: the rejected token
-    /// is new and the clock was right (rules E2, H1).
+    /// Returns how to fetch another token. Returns `None` if the rejected token was new and the clock was right,
+    /// because Aiuta would probably reject another token as well (rules E2, H1).
     pub(crate) fn on_rejected(
         &self,
         params: &AuthParams,
@@ -78,14 +81,15 @@ impl TokenCache {
             let mut in_flight = lock(&state.in_flight);
             match state.store.get(params) {
                 Some(entry) if is_rejected(&entry) => drop(state.store.remove(params)),
-                // A newer one stays.
+                // A newer token stays in the cache.
                 Some(_) => return rejections.remember(params, &token.entry),
                 None => {
                     let replacing = in_flight.get(params).filter(|fetch| fetch.reason == FetchReason::Rejected);
                     match replacing.and_then(|fetch| fetch.replaces.as_ref()) {
                         // Another request was rejected first, and this fetch replaces the token (rule E4).
                         Some(replaced) if is_rejected(replaced) => return,
-                        // The token was in use beside the one being replaced. Neither comes back into the cache.
+                        // The running fetch replaces another rejected token, which was in use at the same time. Neither
+                        // of the two tokens may come back into the cache.
                         Some(_) => return rejections.remember(params, &token.entry),
                         None => {}
                     }

@@ -8,7 +8,7 @@
 //!                            └─ nobody needs it, or its runtime is gone ──▶ cancel ───▶ Cancelled
 //! ```
 //!
-//! The mechanism is [`SharedCall`]; this module adds what belongs to one key: params, reason, deadline, span, runtime.
+//! [`SharedCall`] is the mechanism. This module adds the data of one key: params, reason, deadline, span and runtime.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -32,11 +32,12 @@ use crate::trace;
 pub(crate) enum Outcome {
     Token(Arc<Entry>, TokenOrigin),
     Failed(AuthError),
-    /// Without a result: its runtime was shut down, or nobody needed it any more. A waiter starts another.
+    /// The fetch ended without a result, because its runtime was shut down or nobody needed the result any more. If
+    /// there is still a waiter, it starts another fetch.
     Cancelled,
 }
 
-/// For the span of the fetch, so without the token.
+/// The span of the fetch records this text, so it does not contain the token.
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -47,19 +48,20 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// What the source returned; `Err(None)` if it panicked.
+/// The result of the source's call. `Err(None)` means that the source panicked.
 pub(crate) type FetchResult = Result<Jwt, Option<TokenError>>;
 
 pub(crate) struct Fetch {
     pub(crate) params: AuthParams,
     pub(crate) reason: FetchReason,
-    /// The token that it replaces, if that is near its end or was rejected.
+    /// The token that this fetch replaces, if that token expires soon or was rejected.
     pub(crate) replaces: Option<Arc<Entry>>,
     pub(crate) started: ClockReading,
     pub(crate) deadline: Deadline,
-    /// When the source was asked a second time, since the first token could not be used (rule D4).
+    /// The time of the second call of the source. The source is called again if the first token can't be used (rule
+    /// D4).
     second_call: OnceLock<ClockReading>,
-    /// Opened at the first poll, which never happens under a lock: a subscriber is foreign code.
+    /// Created at the first poll. No lock is held at that time, because a tracing subscriber is foreign code.
     span: OnceLock<trace::FetchSpan>,
     pub(crate) runtime: HomeRuntime,
     call: SharedCall<Result<Jwt, TokenError>, Outcome>,
@@ -113,18 +115,19 @@ impl Fetch {
         self.second_call.get().copied().unwrap_or(self.started)
     }
 
-    /// Claims the second call of the source, which starts at `now`. Returns its reading of the clock, once.
+    /// Claims the second call of the source, which starts at `now`. Returns the reading of the clock for this call.
+    /// Returns `None` if the second call was claimed before.
     pub(crate) fn claim_second_call(&self, now: SystemTime) -> Option<ClockReading> {
         let at = self.started.later(now);
         self.second_call.set(at).ok().map(|()| at)
     }
 
-    /// Goes on with the second call. To be polled next.
+    /// Continues the fetch with the second call. The caller must poll the fetch next.
     pub(crate) fn restart(&self, call: SourceCall) {
         self.call.restart(call);
     }
 
-    /// Ends the fetch, unless it has ended. `before_wake` runs before anyone who awaits it is woken.
+    /// Ends the fetch, unless it has ended already. `before_wake` runs before any waiter is woken.
     pub(crate) fn finish(&self, outcome: Outcome, before_wake: impl FnOnce()) {
         self.call.finish(outcome.clone(), |waited| {
             self.counter.running.fetch_sub(1, Ordering::Relaxed);
@@ -140,7 +143,7 @@ impl Fetch {
         self.finish(Outcome::Cancelled, || {});
     }
 
-    /// Notes that the cache does not want the result any more. If nobody awaits it either, it ends here (rule C1).
+    /// Records that the cache does not need the result any more. If there is no waiter, cancels the fetch (rule C1).
     pub(crate) fn detach(&self) {
         if self.call.detach() {
             self.cancel();
@@ -148,7 +151,7 @@ impl Fetch {
     }
 }
 
-/// The waker given to the source.
+/// The waker that the source gets.
 impl Wake for Fetch {
     fn wake(self: Arc<Self>) {
         self.call.wake_drivers();
@@ -159,11 +162,12 @@ impl Wake for Fetch {
     }
 }
 
-/// Counts the fetches of a cache that have not ended, whether or not they may still publish.
+/// Counts the running fetches of a cache, including those that may not publish their token any more.
 #[derive(Default)]
 pub(crate) struct FetchCounter {
     running: AtomicUsize,
-    /// Whether one was left that nobody awaits or drives, since this was last asked.
+    /// Whether a fetch was abandoned since the last call of [`take_abandoned`](Self::take_abandoned). An abandoned
+    /// fetch has no waiter and no task.
     abandoned: AtomicBool,
 }
 
@@ -172,13 +176,13 @@ impl FetchCounter {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there may be a fetch that nobody awaits or drives, and resets that.
+    /// Returns whether there may be an abandoned fetch, and clears the flag.
     pub(crate) fn take_abandoned(&self) -> bool {
         self.abandoned.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Registers a participant of a fetch until dropped.
+/// Keeps a participant of a fetch registered until this guard is dropped.
 pub(crate) struct WaiterGuard {
     fetch: Arc<Fetch>,
     role: Role,

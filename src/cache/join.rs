@@ -1,4 +1,4 @@
-//! Joining the fetch that runs for a key, or starting one (rule C1).
+//! Joins the running fetch for a key, or starts one (rule C1).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,34 +12,35 @@ use crate::error::AuthError;
 use crate::params::AuthParams;
 use crate::source::FetchReason;
 
-/// Why a caller asks for a token, and what it knows.
+/// The arguments of [`TokenCache::join_or_start`].
 #[derive(Clone, Copy)]
 pub(super) struct Demand<'a> {
     pub(super) params: &'a AuthParams,
     /// The token that the caller found in the cache.
     pub(super) seen: Option<&'a Arc<Entry>>,
     pub(super) reason: FetchReason,
-    /// The clock's uncorrected time.
+    /// The uncorrected time of the clock.
     pub(super) now: SystemTime,
-    /// The offset that a new token is to be made by, instead of the one in force (rule H1).
+    /// The clock offset for a new token. `None` stands for the offset in force (rule H1).
     pub(super) offset: Option<Offset>,
 }
 
-/// The fetch that serves a key, as `J`, or the token that makes it needless.
+/// The result of [`TokenCache::join_or_start`]: a token, or a fetch that the caller has joined. `J` is the value that
+/// the caller's `join` returned for the fetch.
 pub(super) enum Join<J> {
     Cached(Arc<Entry>),
-    /// A rejected token, since it is too early to fetch another (rule E5).
+    /// A rejected token, because it is too early to fetch another one (rule E5).
     Stopgap(Arc<Entry>),
     Joined(J),
     Started(J),
 }
 
 impl TokenCache {
-    /// Joins the fetch for a key by `join`, or starts one.
+    /// Joins the running fetch for a key, or starts one. Calls `join` to register the caller with the fetch.
     ///
     /// # Errors
     ///
-    /// If the source asked for a pause, or `max_concurrent_fetches` are running.
+    /// Fails if the source asked for a pause, or if `max_concurrent_fetches` fetches are running.
     pub(super) fn join_or_start<J>(
         &self,
         demand: Demand<'_>,
@@ -50,9 +51,10 @@ impl TokenCache {
         let mut may_sweep = true;
         let (joined, started, late, replaced) = loop {
             let mut in_flight = lock(&state.in_flight);
-            // The offset is read under the lock. If one was adopted since `now`, the new token is made with it (rule H1).
+            // The offset is read under the lock. So a new token is made with an offset that was adopted after `now`
+            // (rule H1).
             let at = offset.map_or_else(|| state.clock.reading_at(now), |offset| ClockReading::new(now, offset));
-            // Another fetch may have completed since this caller looked, and may have started after its `now`.
+            // Another fetch may have completed since the caller's lookup. That fetch may even have started after `now`.
             if let Some(entry) = state.store.get(params) {
                 let is_seen = seen.is_some_and(|seen| Arc::ptr_eq(seen, &entry));
                 if !is_seen && (now < entry.made.raw || !entry.is_expired(now)) {
@@ -76,7 +78,7 @@ impl TokenCache {
                 return Err(AuthError::overloaded());
             }
             match &late {
-                // A refresh that timed out has failed, so the next one waits (rule D3).
+                // A refresh that timed out has failed, so the next refresh has to wait (rule D3).
                 Some(refresh) if reason == FetchReason::RefreshAhead && refresh.reason == reason => {
                     break (Join::Joined(join(refresh)), None, late, None);
                 }
@@ -91,12 +93,12 @@ impl TokenCache {
         if let Some(late) = late {
             state.abandon(&late);
         }
-        // It may not publish any more, so it only continues for the requests that await it.
+        // The replaced fetch may not publish its token any more. It only continues for the requests that await it.
         if let Some(replaced) = replaced {
             replaced.detach();
         }
-        // The first poll is the caller's, in its context: a source that need not wait is done with it. Otherwise a task
-        // drives the fetch from here on, if a runtime is entered.
+        // The caller polls a new fetch for the first time, in its own context. If the source does not have to wait,
+        // this poll completes the fetch. Otherwise a task drives the fetch, if a runtime is entered.
         if let Some(fetch) = started {
             state.drive(&fetch);
             if fetch.outcome().is_none() {
@@ -107,8 +109,9 @@ impl TokenCache {
     }
 }
 
-/// Returns whether the caller may join `fetch`. Without a runtime, the caller has no timer in case the task's runtime
-/// stops. Then it starts its own fetch, which publishes instead (rule C4).
+/// Returns whether the caller may join `fetch`. A caller without a runtime may not join a fetch that a task drives. It
+/// has no timer, so it would not notice that the runtime of the task has stopped. It starts its own fetch instead, and
+/// that fetch publishes the token (rule C4).
 fn may_join(fetch: &Fetch) -> bool {
     !fetch.deadline.has_timer() || runtime::is_entered()
 }

@@ -1,4 +1,4 @@
-//! What a look-up in the cache returns: [`Lookup`], [`ResolvedToken`], [`Miss`].
+//! The results of a lookup in the cache: [`Lookup`], [`ResolvedToken`], [`Miss`].
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use super::wait::FetchFuture;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
 
-/// The token for a request: ready, or being fetched.
+/// The token for a request. Either it is ready, or the request waits for a fetch.
 pub(crate) enum Lookup {
     Ready(Ready<Result<ResolvedToken, AuthError>>),
     Waiting(FetchFuture),
@@ -43,10 +43,11 @@ impl Future for Lookup {
     }
 }
 
-/// A token for one request, and what is needed to judge the response to it.
+/// A token for one request, with the data that is needed to evaluate the response.
 pub(crate) struct ResolvedToken {
     pub(super) entry: Arc<Entry>,
-    /// When the token was found or its fetch started, with the token's clock offset.
+    /// The reading of the clock when the token was found in the cache, or when its fetch started. The offset is the
+    /// offset that the token was made with.
     pub(super) at: ClockReading,
     pub(super) origin: TokenOrigin,
 }
@@ -60,7 +61,7 @@ pub(crate) enum TokenOrigin {
     ExpiredFetch,
     /// Fetched for this request, and known to be rejected when it arrived (rule D5).
     RejectedFetch,
-    /// A token that was rejected before, since it is too early to fetch another (rule E5).
+    /// A token that was rejected before, because it is too early to fetch another one (rule E5).
     Stopgap,
 }
 
@@ -77,7 +78,7 @@ impl ResolvedToken {
         self.entry.jwt()
     }
 
-    /// Returns whether a request with this token may be answered differently than the one that carried `rejected`.
+    /// Returns whether a replay with this token may succeed after `rejected` was rejected.
     pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
         !matches!(self.origin, TokenOrigin::Stopgap | TokenOrigin::RejectedFetch) && !self.jwt().same_as(rejected.jwt())
     }
@@ -89,17 +90,17 @@ impl ResolvedToken {
     }
 }
 
-/// There is no token in the cache that can be used.
+/// The cache has no usable token.
 pub(crate) struct Miss {
     pub(super) expired: Option<Arc<Entry>>,
     pub(super) now: SystemTime,
     pub(super) offset: Option<Offset>,
 }
 
-/// The token that replaces a rejected one.
+/// Describes how to fetch the token that replaces a rejected one.
 #[derive(Clone, Copy)]
 pub(crate) struct Replacement {
-    /// The offset to make it by, if the rejected one was made by a wrong clock.
+    /// The clock offset for the new token, if the rejected token was made with the time of a wrong clock.
     pub(super) offset: Option<Offset>,
 }
 

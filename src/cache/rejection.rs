@@ -1,8 +1,9 @@
-//! [`Rejections`]: the tokens that the API has rejected, by key, and how long the next one has to wait.
+//! [`Rejections`]: the rejected tokens of each key, and the pause before the next fetch for the key.
 //!
-//! A rejected token is remembered so that its successor is asked for with
-//! [`force_refresh`](crate::TokenRequest::force_refresh), and so that a source which returns it again can't put it back
-//! into the cache (rule D5). If its successors are rejected as well, they are asked for ever more slowly (rule E5).
+//! Rejected tokens are remembered for two reasons. The next fetch must have
+//! [`force_refresh`](crate::TokenRequest::force_refresh). And if the source returns a rejected token again, this token
+//! must not come back into the cache (rule D5). If the next tokens are rejected as well, the pauses between fetches
+//! grow (rule E5).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,46 +14,47 @@ use super::store::{Store, store};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 
-/// Number of keys that are remembered. Beyond it, the key that was seen longest ago is asked for as if nothing had been
-/// rejected.
+/// Maximum number of keys that are remembered. If there are more, keys that are rarely used are forgotten, as if their
+/// tokens had never been rejected.
 pub(super) const MAX_KEYS: usize = 1024;
 
-/// Number of tokens that are remembered for a key.
+/// Maximum number of tokens that are remembered for a key.
 const MAX_TOKENS: usize = 4;
 
-/// The waits from the second rejection on are 1 s, 2 s, 4 s … up to this.
+/// Maximum pause after a rejection. The pauses from the second rejection on are 1 s, 2 s, 4 s and so on.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Changed only under the lock of the fetches in flight.
+/// The rejected tokens of all keys. They are changed only under the lock of the fetches in flight.
 pub(crate) struct Rejections {
     by_key: Store<Arc<Rejected>>,
 }
 
-/// What is known of one key.
+/// The rejected tokens of one key.
 #[derive(Clone)]
 pub(crate) struct Rejected {
-    /// The last ones, the newest at the end; never empty.
+    /// The last rejected tokens, with the newest at the end. Never empty.
     tokens: Vec<Arc<Entry>>,
-    /// Whether there is no new token yet.
+    /// Whether no new token has been fetched yet.
     is_pending: bool,
-    /// Rejections, and failed fetches after one, since the API last accepted a token.
+    /// Number of failures since the API last accepted a token. A failure is a rejection, or a failed fetch after a
+    /// rejection.
     failures: u32,
-    /// Until when no other token is fetched.
+    /// The pause before the next fetch.
     pause: Option<Pause>,
 }
 
 impl Rejected {
-    /// The token to be replaced, if there is no new one yet.
+    /// Returns the newest rejected token, if no new token has been fetched yet.
     pub(crate) fn pending(&self) -> Option<&Arc<Entry>> {
         self.tokens.last().filter(|_| self.is_pending)
     }
 
-    /// The rejected token that requests still carry in a pause.
+    /// Returns the rejected token that requests carry during a pause.
     pub(crate) fn stopgap(&self, now: SystemTime) -> Option<&Arc<Entry>> {
         self.pending().filter(|_| self.pause.is_some_and(|pause| pause.left(now).is_some()))
     }
 
-    /// Whether a rejection was not followed by a success yet.
+    /// Returns whether there was a rejection and the API has not accepted a token since then.
     pub(crate) fn has_failed(&self) -> bool {
         self.failures > 0
     }
@@ -94,7 +96,7 @@ impl Rejections {
         self.by_key.get(params)
     }
 
-    /// Remembers the token in use, which the API has rejected.
+    /// Records that the API has rejected the current token. The next fetch replaces this token.
     pub(crate) fn reject(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) {
         self.remember_with(params, entry, |rejected| {
             rejected.is_pending = true;
@@ -102,12 +104,12 @@ impl Rejections {
         });
     }
 
-    /// Remembers a token that the API has rejected, and that is being replaced already.
+    /// Remembers a rejected token that has been replaced already, or is being replaced.
     pub(crate) fn remember(&self, params: &AuthParams, entry: &Arc<Entry>) {
         self.remember_with(params, entry, |_| {});
     }
 
-    /// Remembers a token that the user has invalidated. Its successor may be fetched at once.
+    /// Records that the user has invalidated a token. The next token may be fetched at once.
     pub(crate) fn invalidate(&self, params: &AuthParams, entry: &Arc<Entry>) {
         self.remember_with(params, entry, |rejected| {
             rejected.is_pending = true;
@@ -115,12 +117,12 @@ impl Rejections {
         });
     }
 
-    /// Notes that there is a new token.
+    /// Records that a new token has been fetched.
     pub(crate) fn replaced(&self, params: &AuthParams) {
         self.update(params, |rejected| rejected.is_pending = false);
     }
 
-    /// Notes that the new token could not be fetched, so that the next fetch waits.
+    /// Records that the fetch of a new token has failed. After a rejection, this counts as another failure.
     pub(crate) fn fetch_failed(&self, params: &AuthParams, now: SystemTime) {
         self.update(params, |rejected| {
             if rejected.failures > 0 {
@@ -129,7 +131,7 @@ impl Rejections {
         });
     }
 
-    /// Lets the next token be fetched at once.
+    /// Clears the failures, so that the next token may be fetched at once.
     pub(crate) fn reset(&self, params: &AuthParams) {
         self.update(params, Rejected::reset);
     }

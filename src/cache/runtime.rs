@@ -1,8 +1,8 @@
 //! Everything in the cache that needs tokio: timers, tasks, and the runtime that a fetch belongs to.
 //!
-//! With a runtime, timeouts and waits go by tokio's time, so that a step of the wall clock ends none of them. Without the
-//! feature `tokio`, and where no runtime is entered, there is neither timer nor task: whoever awaits a fetch drives it,
-//! and the [`Clock`](crate::Clock) tells when it has taken too long (rules C3, C4, C6).
+//! With a runtime, timeouts use tokio's time, so a change of the wall clock does not end a fetch. Without the feature
+//! `tokio`, or outside a runtime, there are no timers and no tasks. The waiters of a fetch drive it then, and the
+//! [`Clock`](crate::Clock) shows when the fetch has taken too long (rules C3, C4, C6).
 
 use std::time::{Duration, SystemTime};
 
@@ -18,19 +18,20 @@ use self::runtime::{Instant, now_on_runtime, to_std};
 
 /// The time by which a fetch must end.
 ///
-/// Tokio's time if the fetch started on a runtime, where a task drives it. Otherwise the clock's.
+/// If the fetch started on a runtime, a task drives it, and this is a time of tokio. Otherwise this is a time of the
+/// clock.
 #[derive(Clone, Copy)]
 pub(crate) enum Deadline {
     Timer(Instant),
     Clock(SystemTime),
 }
 
-/// If a fetch is still running this long after its deadline, nobody drives its runtime. Before that, its timer may
-/// still fire.
+/// If a fetch is still running this long after its deadline, nobody drives its runtime. Before that time, the timer of
+/// the fetch may still fire.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 impl Deadline {
-    /// The time `timeout` from now. `now` is the clock's.
+    /// Returns the deadline that is `timeout` from now. `now` is the time of the clock.
     pub(crate) fn after(timeout: Duration, now: SystemTime) -> Self {
         match now_on_runtime() {
             Some(instant) => Self::Timer(instant + timeout),
@@ -38,7 +39,8 @@ impl Deadline {
         }
     }
 
-    /// Returns whether the deadline has passed and the timer of the fetch, if there is one, has not ended it.
+    /// Returns whether the deadline has passed. A fetch with a timer gets [`STALLED_AFTER`] in addition, because its
+    /// timer should end it.
     pub(crate) fn is_missed(self, now: SystemTime) -> bool {
         self.left(now).is_zero()
     }
@@ -63,7 +65,7 @@ impl Deadline {
         }
     }
 
-    /// The timer of the task that drives the fetch.
+    /// Returns the timer for the task that drives the fetch.
     pub(crate) fn timer(self, timeout: Duration) -> Timer {
         match self {
             Self::Timer(at) => Timer::at(at),
@@ -71,7 +73,8 @@ impl Deadline {
         }
     }
 
-    /// The timer of a waiter on another runtime than that of the fetch: it can't rely on the timer there.
+    /// Returns a timer for a waiter whose runtime is not the runtime of the fetch. This waiter can't rely on the timer
+    /// of the task.
     pub(crate) fn foreign_timer(self, timeout: Duration) -> Timer {
         match self {
             Self::Timer(at) => Timer::at(at + STALLED_AFTER),
@@ -80,23 +83,24 @@ impl Deadline {
     }
 }
 
-/// A time to wait. It ends as soon as tokio's time or the clock says so.
+/// A period of waiting. It ends as soon as its length has passed in tokio's time or on the clock.
 #[derive(Clone, Copy)]
 pub(crate) struct Pause {
     length: Duration,
-    /// What the clock said when it began.
+    /// The time of the clock when the pause began.
     since: SystemTime,
-    /// Its end by tokio's time, if it began on a runtime.
+    /// The end in tokio's time, if the pause began on a runtime.
     until: Option<Instant>,
 }
 
 impl Pause {
-    /// Starts a pause. `now` is the clock's time.
+    /// Starts a pause. `now` is the time of the clock.
     pub(crate) fn new(length: Duration, now: SystemTime) -> Self {
         Self { length, since: now, until: now_on_runtime().map(|instant| instant + length) }
     }
 
-    /// Returns what is left of it. If the clock went back to before it began, the clock says nothing.
+    /// Returns the time until the pause ends, or `None` if it has ended. If the clock was set back to before the start
+    /// of the pause, the clock is ignored.
     pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
         let by_clock = now.duration_since(self.since).ok().map(|elapsed| self.length.saturating_sub(elapsed));
         let by_timer = self.until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -121,12 +125,13 @@ mod with_tokio {
         Handle::try_current().is_ok()
     }
 
-    /// The runtime of the task that drives a fetch. Empty without such a task.
+    /// The runtime of the task that drives a fetch. Empty if there is no such task.
     #[derive(Default)]
     pub(crate) struct HomeRuntime(OnceLock<Handle>);
 
     impl HomeRuntime {
-        /// Spawns the task from `make` on the current runtime, and stores that runtime. Does nothing outside a runtime.
+        /// Spawns the task that `make` returns on the current runtime, and stores that runtime. Does nothing outside a
+        /// runtime.
         pub(crate) fn spawn<F>(&self, make: impl FnOnce() -> F)
         where
             F: Future<Output = ()> + Send + 'static,
@@ -136,7 +141,7 @@ mod with_tokio {
             }
         }
 
-        /// Returns whether the current thread is on that runtime, so that whoever polls here also drives its tasks.
+        /// Returns whether the current thread is on this runtime. If so, the runtime is running, and so are its tasks.
         pub(crate) fn is_current(&self) -> bool {
             match (self.0.get(), Handle::try_current()) {
                 (Some(home), Ok(current)) => home.id() == current.id(),
@@ -145,7 +150,7 @@ mod with_tokio {
         }
     }
 
-    /// Tokio's time, or `None` outside tokio.
+    /// Returns tokio's time, or `None` outside a runtime.
     pub(crate) fn now_on_runtime() -> Option<Instant> {
         is_entered().then(Instant::now)
     }
@@ -154,10 +159,10 @@ mod with_tokio {
         instant.into_std()
     }
 
-    /// A timer, on the runtime that it is polled on.
+    /// A timer that runs on the runtime on which it is polled.
     ///
-    /// A future may be polled on one runtime and, when that is gone, on another. The timer moves along, since one of a
-    /// runtime that was shut down panics.
+    /// A future may be polled on one runtime and, after that runtime was shut down, on another. The timer of a runtime
+    /// that was shut down panics. So this timer creates a new tokio timer on the new runtime.
     pub(crate) struct Timer {
         at: Instant,
         sleep: Option<(Id, Pin<Box<Sleep>>)>,
@@ -168,11 +173,11 @@ mod with_tokio {
             Self { at, sleep: None }
         }
 
-        /// Pending for ever if no runtime is entered, or only the handle of one that is gone.
+        /// Returns `Pending` for ever if no runtime is entered, or if the entered runtime was shut down.
         ///
         /// # Panics
         ///
-        /// As tokio does, if the runtime has no timers.
+        /// Panics if the runtime has no timers, as tokio's timers do.
         pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
             let Ok(runtime) = Handle::try_current().map(|handle| handle.id()) else {
                 self.sleep = None;
@@ -182,7 +187,7 @@ mod with_tokio {
                 self.sleep = None;
             }
             let (_, sleep) = self.sleep.get_or_insert_with(|| (runtime, Box::pin(sleep_until(self.at))));
-            // The handle of a runtime that was shut down can still be entered. Its timers panic.
+            // A runtime that was shut down can still be entered through its handle. Its timers panic then.
             catch_unwind(AssertUnwindSafe(|| sleep.as_mut().poll(cx))).unwrap_or_else(|_| {
                 self.sleep = None;
                 Poll::Pending

@@ -4,16 +4,17 @@
 //! Idle (the call is in its slot) ⇄ Polling (a driver has taken it out) ⇒ Finished (there is an outcome, for good)
 //! ```
 //!
-//! Any participant that *drives* may poll the call: it takes the call out of its slot under the lock, polls it without
-//! the lock, and puts it back. A task drives if there is one; otherwise every waiter does. The first outcome wins.
+//! A participant that *drives* may poll the call. It takes the call out of its slot under the lock, polls the call
+//! without the lock, and puts the call back. If there is a task, only the task drives. Otherwise every waiter drives.
+//! The first outcome wins.
 //!
 //! No wake-up is lost. A wake-up of the call wakes all registered drivers, and a driver that registers later polls the
-//! call at once. So it does no harm if a woken driver is dropped instead of polled. A driver that finds the call taken
-//! out has nothing to poll: a wake-up that arrives meanwhile is remembered (`woken`), and the drivers are woken again
-//! when the call is put back.
+//! call at once. So a woken driver may be dropped before it polls the call. If a driver finds the slot empty, another
+//! driver is polling the call. A wake-up during that poll is remembered (`woken`), and wakes the drivers again when the
+//! call is put back.
 //!
-//! This module knows neither tokens nor keys, and runs no foreign code under its lock: not the call, not its
-//! destructor, and no waker's clone, wake or drop.
+//! This module does not depend on tokens or keys. It runs no foreign code under its lock. The call, its destructor, and
+//! the clone, wake and drop of a waker are foreign code.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use super::lock;
 use crate::sync::Mutex;
 
-/// A future that returns `R`. The driver that gets `R` makes the outcome `T` for all participants.
+/// A future that returns `R`. The driver that gets `R` turns it into the outcome `T` for all participants.
 pub(crate) struct SharedCall<R, T> {
     state: Mutex<State<R, T>>,
 }
@@ -31,17 +32,18 @@ pub(crate) struct SharedCall<R, T> {
 pub(crate) type Call<R> = Pin<Box<dyn Future<Output = R> + Send>>;
 
 struct State<R, T> {
-    /// `None` while a driver polls it, and once there is an outcome.
+    /// `None` while a driver polls the call, and after the outcome was set.
     call: Option<Call<R>>,
     outcome: Option<T>,
     /// Whether the call was woken since a driver last took it.
     woken: bool,
-    /// Whether a task drives.
+    /// Whether a task drives the call.
     has_driver: bool,
-    /// Whether nobody but the waiters needs the outcome: when the last one leaves, the call may end.
+    /// Whether only the waiters need the outcome. If so, the call may end when the last waiter leaves.
     detached: bool,
-    /// Number of waiters now, and of all there ever were.
+    /// Number of waiters now.
     waiting: usize,
+    /// Number of all waiters so far.
     waited: usize,
     waiters: Waiters,
 }
@@ -49,9 +51,9 @@ struct State<R, T> {
 /// How a participant takes part in a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Awaits the outcome, and drives only where no task does.
+    /// Awaits the outcome. Drives the call only if there is no task.
     Waiter,
-    /// The task that drives.
+    /// The task that drives the call.
     Driver,
 }
 
@@ -59,7 +61,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Panicked;
 
-/// What a participant does next.
+/// The next step of a participant.
 pub(crate) enum Step<T> {
     Finished(T),
     /// Poll the call.
@@ -67,14 +69,14 @@ pub(crate) enum Step<T> {
     Wait,
 }
 
-/// What remains of a call after a participant left it.
+/// The state of a call after a participant has left.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Remaining {
-    /// Other participants.
+    /// The call has other participants, or an outcome.
     InUse,
-    /// Nobody who would poll it. A later participant can go on with it.
+    /// No participant is left to poll the call. A later participant can continue it.
     Abandoned,
-    /// Nobody, and it was detached: it should be cancelled.
+    /// No waiter is left, and the call was detached. It should be cancelled.
     Unwanted,
 }
 
@@ -97,14 +99,14 @@ impl<R, T: Clone> SharedCall<R, T> {
         lock(&self.state).outcome.clone()
     }
 
-    /// Returns whether nobody awaits or drives the call, so that it can be dropped without harm.
+    /// Returns whether the call has no waiter and no task. Such a call can be dropped without harm.
     pub(crate) fn is_abandoned(&self) -> bool {
         let state = lock(&self.state);
         state.waiting == 0 && !state.has_driver
     }
 
-    /// Polls the call with `waker`, which has to call [`wake_drivers`](Self::wake_drivers). Pending if another driver
-    /// is polling it.
+    /// Polls the call with `waker`, which must call [`wake_drivers`](Self::wake_drivers). Returns `Pending` if another
+    /// driver is polling the call.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<R, Panicked>> {
         let Some(mut call) = self.take_call() else { return Poll::Pending };
         match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut Context::from_waker(waker)))) {
@@ -124,7 +126,8 @@ impl<R, T: Clone> SharedCall<R, T> {
         }
     }
 
-    /// Puts another call in the place of one that has returned, unless there is an outcome. To be polled next.
+    /// Continues with a new call after the last call has returned, unless there is an outcome. The caller must poll the
+    /// new call next.
     pub(crate) fn restart(&self, call: Call<R>) {
         self.put_back(call);
     }
@@ -157,10 +160,10 @@ impl<R, T: Clone> SharedCall<R, T> {
         wake_all(wakers);
     }
 
-    /// Sets the outcome, unless there is one. `before_wake` gets the number of waiters that there ever were, and runs
-    /// before any of them is woken.
+    /// Sets the outcome, unless there is one already. `before_wake` gets the number of all waiters so far. It runs
+    /// before any waiter is woken.
     ///
-    /// Must be called for each call in the end. A call that owns its own waker is not dropped otherwise.
+    /// This must be called at the end of every call. Otherwise a call that owns its own waker is never dropped.
     pub(crate) fn finish(&self, outcome: T, before_wake: impl FnOnce(usize)) {
         let mut state = lock(&self.state);
         if state.outcome.is_some() {
@@ -174,7 +177,7 @@ impl<R, T: Clone> SharedCall<R, T> {
         wake_all(wakers);
     }
 
-    /// Notes that only waiters need the outcome from now on. Returns whether there is none.
+    /// Records that only waiters need the outcome from now on. Returns whether there is no waiter.
     pub(crate) fn detach(&self) -> bool {
         let mut state = lock(&self.state);
         state.detached = true;
@@ -194,9 +197,10 @@ impl<R, T: Clone> SharedCall<R, T> {
         state.waiters.add()
     }
 
-    /// Returns the outcome, or registers `waker` for it. A participant that drives is also woken when the call is.
+    /// Returns the outcome, or registers `waker`, which is woken when there is an outcome. If the participant drives,
+    /// `waker` is also woken when the call is woken.
     ///
-    /// A waiter drives only where no task does.
+    /// A waiter drives only if there is no task.
     pub(crate) fn poll_outcome(&self, slot: usize, role: Role, waker: &Waker) -> Step<T> {
         let waker = waker.clone();
         let mut state = lock(&self.state);
@@ -229,7 +233,8 @@ impl<R, T: Clone> SharedCall<R, T> {
     }
 }
 
-/// Wakers of all participants. Slots are used again, so that there are never more of them than participants at one time.
+/// The wakers of all participants. Slots are used again, so there are never more slots than there were participants at
+/// one time.
 #[derive(Default)]
 struct Waiters {
     slots: Vec<WaiterSlot>,
@@ -250,7 +255,7 @@ impl Waiters {
         })
     }
 
-    /// Returns the waker that was replaced, to be dropped without the lock.
+    /// Returns the replaced waker. The caller must drop it without holding the lock.
     #[must_use]
     fn set(&mut self, slot: usize, waker: Waker, drives: bool) -> Option<Waker> {
         let slot = &mut self.slots[slot];
@@ -272,13 +277,13 @@ impl Waiters {
         self.take(|_| true)
     }
 
-    /// Takes the wakers out: one registration wakes once.
+    /// Takes the wakers out of their slots, so that each registration wakes only once.
     fn take(&mut self, which: impl Fn(&WaiterSlot) -> bool) -> Vec<Waker> {
         self.slots.iter_mut().filter(|slot| which(slot)).filter_map(|slot| slot.waker.take()).collect()
     }
 }
 
-/// Wakes everyone, also if one of the wakers panics.
+/// Wakes all wakers, even if one of them panics.
 fn wake_all(wakers: Vec<Waker>) {
     for waker in wakers {
         quietly(|| waker.wake());
@@ -290,10 +295,11 @@ fn drop_quietly<V>(value: V) {
     quietly(|| drop(value));
 }
 
-/// Runs foreign code that may panic where that would lose wake-ups. The panic hook has told of it.
+/// Runs foreign code, and catches its panics, because a panic here would lose wake-ups. The panic hook has already
+/// reported the panic.
 fn quietly(f: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        // The destructor of a panic's payload may panic as well. The payload of that one is leaked.
+        // The destructor of the payload may panic as well. The payload of this second panic is leaked.
         std::mem::forget(catch_unwind(AssertUnwindSafe(|| drop(payload))));
     }
 }

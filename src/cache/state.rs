@@ -1,7 +1,7 @@
-//! [`CacheState`]: the state that all handles of a cache share. It handles the results of fetches.
+//! [`CacheState`]: the state that all handles of a cache share. This module also handles the results of fetches.
 //!
-//! A fetch may publish its token only while it is in the map of the fetches in flight. To forget a token is to remove
-//! its fetch from the map. Both happen under one lock.
+//! A fetch may publish its token only while the fetch is in the map of the fetches in flight. To forget a token, the
+//! cache removes the fetch from the map. Both happen under one lock.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -25,11 +25,11 @@ use crate::source::{BoxTokenSource, FetchReason, TokenRequest};
 use crate::sync::Mutex;
 use crate::trace;
 
-/// Number of keys that are remembered because their source returned expired tokens twice. Beyond it, the source is asked
-/// a second time for the key that was seen longest ago.
+/// Maximum number of keys in `expired_twice`. If there are more, keys that are rarely used are forgotten, and the
+/// source is called a second time for them again.
 const MAX_EXPIRED_TWICE: usize = 1024;
 
-/// How long a key whose source returned expired tokens twice is asked for once only (rule D4).
+/// How long a key stays in `expired_twice` (rule D4).
 const ASK_ONCE: Duration = Duration::from_secs(30);
 
 /// Everything that [`TokenCache::new`](super::TokenCache::new) needs.
@@ -54,18 +54,20 @@ pub(crate) struct CacheState {
     pub(super) counter: Arc<FetchCounter>,
     /// Changed only under the lock of `in_flight`.
     pub(super) rejections: Rejections,
-    /// Keys that are asked for once only, since their source returned expired tokens twice.
+    /// Keys for which both calls of a fetch returned a token that could not be used. The next fetches for such a key
+    /// call the source only once.
     expired_twice: Store<Pause>,
     pub(super) cooldowns: Cooldowns,
     pub(super) counters: Counters,
 }
 
-/// The fetches that may publish, one for each key.
+/// The fetches that may publish their tokens, at most one for each key.
 pub(super) struct InFlight {
     by_key: Map<Arc<Fetch>>,
-    /// No fetch has missed its deadline while this lasts.
+    /// During this pause, no fetch in the map can have missed its deadline.
     next_sweep: Option<Pause>,
-    /// Until when every fetch is one that replaces a token which [`clear`](super::TokenCache::clear) has forgotten.
+    /// During this pause, every fetch has `force_refresh`, because [`clear`](super::TokenCache::clear) may have
+    /// forgotten a token for its key.
     pub(super) forced_until: Option<Pause>,
 }
 
@@ -74,7 +76,7 @@ impl InFlight {
         self.by_key.get(params)
     }
 
-    /// Returns the fetch before, which may not publish any more.
+    /// Returns the previous fetch for the key. The previous fetch may not publish its token any more.
     pub(super) fn insert(&mut self, fetch: Arc<Fetch>) -> Option<Arc<Fetch>> {
         self.by_key.insert(fetch.params.clone(), fetch)
     }
@@ -87,8 +89,8 @@ impl InFlight {
         std::mem::take(&mut self.by_key).into_values()
     }
 
-    /// Removes the fetches that have missed their deadline and those that nobody awaits or drives. Looks through all of
-    /// them only if there can be such.
+    /// Removes the fetches that have missed their deadline, and abandoned fetches. Searches the map only if it may
+    /// contain such fetches.
     fn remove_useless(&mut self, now: SystemTime, may_be_abandoned: bool) -> Vec<Arc<Fetch>> {
         let none_is_late = self.next_sweep.is_some_and(|pause| pause.left(now).is_some());
         if none_is_late && !may_be_abandoned {
@@ -96,7 +98,7 @@ impl InFlight {
         }
         let is_useless = |_: &_, fetch: &mut Arc<Fetch>| fetch.deadline.is_missed(now) || fetch.is_abandoned();
         let removed = self.by_key.extract_if(is_useless).map(|(_, fetch)| fetch).collect();
-        // Those that start later have a later deadline.
+        // Fetches that start later have a later deadline.
         let first = self.by_key.values().map(|fetch| fetch.deadline.left(now)).min();
         self.next_sweep = first.map(|left| Pause::new(left, now));
         removed
@@ -121,7 +123,7 @@ impl CacheState {
         }
     }
 
-    /// Makes a fetch that is not in the map yet. Nothing of the source runs here.
+    /// Creates a fetch. The caller must put it into the map. No code of the source runs before the first poll.
     pub(super) fn start_fetch(
         &self,
         params: &AuthParams,
@@ -162,7 +164,7 @@ impl CacheState {
         if forced { request.with_force_refresh() } else { request }
     }
 
-    /// Polls the source's call, and completes the fetch if it is ready.
+    /// Polls the source's call. If the call is ready, completes the fetch.
     pub(super) fn drive(&self, fetch: &Arc<Fetch>) {
         let _cancel = CancelOnPanic { state: self, fetch };
         while let Poll::Ready(result) = fetch.poll() {
@@ -192,8 +194,8 @@ impl CacheState {
         Arc::new(Entry::new(jwt, fetch.call_started(), on_trial, &self.expiry, fetch.params.keyed_hash()))
     }
 
-    /// Returns [`TokenOrigin::Fetch`] for a new token that can be cached: it has not expired, and is not one that was
-    /// rejected or was to be replaced (rules D4, D5).
+    /// Returns [`TokenOrigin::Fetch`] if the token can be cached. A token can't be cached if it has expired, if it was
+    /// rejected before, or if the fetch should replace it (rules D4, D5).
     fn judge(&self, fetch: &Fetch, entry: &Entry, now: SystemTime) -> TokenOrigin {
         let replaces_it = fetch.replaces.as_ref().is_some_and(|old| old.jwt().same_as(entry.jwt()));
         let was_rejected = || self.rejections.get(&fetch.params).is_some_and(|rejected| rejected.contains(entry.jwt()));
@@ -206,8 +208,8 @@ impl CacheState {
         }
     }
 
-    /// Asks the source a second time, within the same fetch, if it returned a token that can't be used at a miss (rule
-    /// D4). Returns false if there is no second time.
+    /// Calls the source a second time, within the same fetch, because the token of the first call can't be used (rule
+    /// D4). Returns `false` if there is no second call. A refresh has no second call.
     fn ask_again(&self, fetch: &Arc<Fetch>, entry: &Entry, now: SystemTime) -> bool {
         let is_current = || lock(&self.in_flight).get(&fetch.params).is_some_and(|other| Arc::ptr_eq(other, fetch));
         let was_in_vain = || self.expired_twice.get(&fetch.params).is_some_and(|pause| pause.left(now).is_some());
@@ -240,7 +242,7 @@ impl CacheState {
         });
     }
 
-    /// Puts a new token into the cache, if it can be used.
+    /// Puts a new token into the cache, if the token can be used.
     fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, origin: TokenOrigin, now: SystemTime) {
         if origin == TokenOrigin::Fetch {
             self.rejections.replaced(&fetch.params);
@@ -255,8 +257,8 @@ impl CacheState {
         self.fail(fetch, AuthError::fetch_timeout(), None, self.clock.raw());
     }
 
-    /// Ends a fetch that missed its deadline. If nobody drives the runtime of its task, those who await the fetch on
-    /// another runtime start a new one (rule C4).
+    /// Ends a fetch that has missed its deadline. If the task of the fetch is on another runtime, that runtime may have
+    /// stopped. The fetch is then cancelled, and its waiters start a new one (rule C4).
     pub(super) fn abandon(&self, fetch: &Arc<Fetch>) {
         if !fetch.deadline.has_timer() || fetch.runtime.is_current() {
             return self.time_out(fetch);
@@ -291,8 +293,8 @@ impl CacheState {
         }
     }
 
-    /// Makes room when `max_concurrent_fetches` are running, but never by ending a fetch that is awaited (rule C5).
-    /// Returns whether there is room now.
+    /// Ends late and abandoned fetches when `max_concurrent_fetches` fetches are running (rule C5). Returns whether
+    /// another fetch may start now.
     pub(super) fn sweep(&self, now: SystemTime) -> bool {
         let useless = lock(&self.in_flight).remove_useless(now, self.counter.take_abandoned());
         for fetch in useless {
@@ -318,7 +320,7 @@ impl Drop for CancelOnPanic<'_> {
     }
 }
 
-/// A refresh brought no better token: the next one waits (rule D3).
+/// Records that a refresh has brought no new token. The next refresh has to wait (rule D3).
 fn note_failed_refresh(fetch: &Fetch, error: Option<AuthErrorKind>, pause: Option<Duration>, now: SystemTime) {
     if let (FetchReason::RefreshAhead, Some(entry)) = (fetch.reason, &fetch.replaces) {
         entry.refresh_failed(now, pause);
@@ -327,7 +329,7 @@ fn note_failed_refresh(fetch: &Fetch, error: Option<AuthErrorKind>, pause: Optio
 }
 
 impl Drop for CacheState {
-    /// The last handle is gone, and with it everyone who awaited a fetch (rule C4).
+    /// Cancels all fetches. The last handle of the cache is gone, so no fetch has a waiter any more (rule C4).
     fn drop(&mut self) {
         let fetches = lock(&self.in_flight).remove_all();
         fetches.for_each(|fetch| fetch.cancel());

@@ -1,12 +1,13 @@
-//! The cache's counters. Every request that looks up a token increments at least one. [`TokenCacheStats`] reads them.
+//! The counters of the cache. Every lookup of a token increments at least one of them. [`TokenCacheStats`] contains
+//! their values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Statistics of a token cache, from [`TokenCache::stats`](super::TokenCache::stats).
 ///
 /// All fields are counters since the cache was created, except for [`entries`](Self::entries) and
-/// [`clock_offset`](Self::clock_offset). They are read one after the other, so counters that belong together can differ
-/// slightly while requests are running.
+/// [`clock_offset`](Self::clock_offset). The counters are read one after the other, so counters that belong together
+/// can differ slightly while requests are running.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenCacheStats {
@@ -28,8 +29,8 @@ pub struct TokenCacheStats {
     pub replays: u64,
     /// Number of tokens in the cache now.
     pub entries: u64,
-    /// Number of seconds by which the layer corrects its clock now, because Aiuta's clock was found to be ahead of it.
-    /// Negative if Aiuta's clock is behind. Anything but 0 means that this machine's clock should be fixed.
+    /// Number of seconds that the layer adds to its clock now, because Aiuta's clock is ahead. Negative if Aiuta's
+    /// clock is behind. Anything but 0 means that this machine's clock should be fixed.
     pub clock_offset: i64,
 }
 
@@ -47,7 +48,8 @@ impl Counter {
     }
 }
 
-/// A counter on its own cache line, against false sharing. CPUs load 128 bytes, or two lines of 64 bytes, at once.
+/// A counter on its own cache line, to avoid false sharing. CPUs load up to 128 bytes at once, as one line or as two
+/// lines of 64 bytes.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe(Counter);

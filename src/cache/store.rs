@@ -1,5 +1,5 @@
-//! [`Store`], which holds the cached tokens, and [`Map`], which holds the running fetches. Both use the hash that
-//! [`AuthParams`] computed when they were made, so a lookup hashes nothing.
+//! [`Store`], which holds the cached tokens, and [`Map`], which holds the running fetches. [`AuthParams`] contain their
+//! own hash, so a lookup does not compute one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,7 +9,8 @@ use quick_cache::{OptionsBuilder, UnitWeighter};
 
 use crate::params::AuthParams;
 
-/// A bounded, sharded map. It evicts values that are rarely used. It knows no expiry: the caller checks the values.
+/// A bounded, sharded map. It evicts values that are rarely used. It does not check whether values have expired. The
+/// caller does that.
 pub(crate) type Store<T> = Cache<AuthParams, T, UnitWeighter, BuildHasherDefault<KeyHasher>>;
 
 /// A map without a bound. The caller limits its size.
@@ -31,7 +32,7 @@ pub(crate) fn store<T: Clone>(capacity: usize) -> Store<T> {
     Cache::with_options(options, UnitWeighter, BuildHasherDefault::default(), DefaultLifecycle::default())
 }
 
-/// Returns the hash that [`AuthParams`] writes. That hash is keyed, so it needs no further hashing.
+/// A hasher that returns the hash from [`AuthParams`]. This hash is keyed, so it needs no further hashing.
 #[derive(Default)]
 pub(crate) struct KeyHasher(u64);
 

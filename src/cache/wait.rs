@@ -1,4 +1,5 @@
-//! Participants of a fetch: [`FetchFuture`], a request that needs the outcome, and [`FetchTask`], which drives it.
+//! The participants of a fetch. A [`FetchFuture`] belongs to a request that needs the outcome. A [`FetchTask`] drives
+//! the fetch.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,14 +14,14 @@ use super::shared_call::{Role, Step};
 use super::state::CacheState;
 use crate::error::AuthError;
 
-/// The token of a fetch, as a future. Dropping it does not end the fetch.
+/// A future that returns the token of a fetch. The fetch does not end when this future is dropped.
 ///
 /// This future drives the fetch if no task does. If a task on another runtime drives the fetch and does not end it at
 /// its deadline, this future starts another fetch, once (rule C4).
 pub(crate) struct FetchFuture {
     cache: TokenCache,
     guard: WaiterGuard,
-    /// Set at the first poll on another runtime than that of the fetch.
+    /// Created at the first poll on a runtime that is not the runtime of the fetch.
     timer: Option<Timer>,
     restarted: bool,
 }
@@ -44,7 +45,8 @@ impl FetchFuture {
         if drives {
             state.drive(fetch);
         } else if !runtime::is_entered() {
-            // There is no timer here in case the task's runtime stops, so this future does not wait for it.
+            // A task drives the fetch, and its runtime may stop. This future has no timer to notice that, so it does
+            // not wait.
             return Poll::Ready(Outcome::Cancelled);
         }
         if self.time_is_up(drives, cx) {
@@ -90,9 +92,10 @@ impl Future for FetchFuture {
     }
 }
 
-/// Drives a fetch to its end, whether or not its callers are still there (rule C3), and ends it at its deadline (C6).
+/// Drives a fetch to its end, even if its callers have gone (rule C3). Ends the fetch at its deadline (rule C6).
 ///
-/// It does not keep the cache alive: when the last handle goes, the fetch ends, and the task with it (rule C4).
+/// The task does not keep the cache alive. When the last handle of the cache is dropped, the fetch ends, and so does
+/// the task (rule C4).
 pub(super) struct FetchTask {
     state: Weak<CacheState>,
     guard: WaiterGuard,
@@ -117,7 +120,7 @@ impl Future for FetchTask {
             return Poll::Ready(());
         }
         let timed_out = this.timer.poll(cx).is_ready();
-        // Also when it has timed out: a result that is ready in the same moment counts.
+        // The fetch is also polled when it has timed out, because a result that is ready at the same moment counts.
         state.drive(fetch);
         if timed_out {
             state.time_out(fetch);
@@ -127,7 +130,8 @@ impl Future for FetchTask {
 }
 
 impl Drop for FetchTask {
-    /// A task that is dropped before the end belonged to a runtime that was shut down.
+    /// Cancels a fetch that has not ended. A task is dropped before the end of its fetch only if its runtime shuts
+    /// down.
     fn drop(&mut self) {
         let fetch = self.guard.fetch();
         if fetch.outcome().is_none() {

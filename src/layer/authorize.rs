@@ -19,20 +19,20 @@ use crate::request::body::{BodyReader, RequestBody, copy_head};
 use crate::request::credential::Credential;
 use crate::request::headers;
 
-/// Gives a request its token: reads its body if that is needed, settles its params, and looks their token up.
+/// Gives a request its token. Reads the body if necessary, determines the params, and looks up their token.
 pub(crate) struct Authorize {
     scheme: Arc<JwtScheme>,
-    /// The params from the request's extensions. `None` if they are in its body (rule B1).
+    /// The params, if they are known without the body. `None` if they are in the body (rule B1).
     params: Option<AuthParams>,
     starts_try_on: bool,
     replayable: bool,
     step: Step,
-    /// Whether `call` left all that may be pending to the future.
+    /// Whether a poll from `call` has left the rest of the work to the future.
     deferred: bool,
 }
 
 enum Step {
-    /// Reads the body. `None` if it need not be read.
+    /// Reads the body. `None` if the body need not be read.
     Body(Option<BodyReader>),
     /// Fetches the token. `body` is empty if it was not read.
     Fetch { params: AuthParams, body: Bytes },
@@ -44,7 +44,7 @@ enum Step {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PolledFrom {
     /// `call`, which may run outside the runtime of the future. Without a runtime, foreign futures are not polled in
-    /// `call`, because they may need one (rule C4).
+    /// `call`, because they may need a runtime (rule C4).
     Call,
     Future,
 }
@@ -64,17 +64,18 @@ impl Authorize {
         Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader), deferred: false }
     }
 
-    /// Returns whether a poll from `call` was pending only because nothing could be polled there.
+    /// Returns whether a poll from `call` was pending only because foreign futures could not be polled there.
     pub(crate) fn is_deferred(&self) -> bool {
         self.deferred
     }
 
-    /// Puts the token into `request`. If a poll from `call` is pending, the future polls again. Must not be polled again
-    /// once it is ready.
+    /// Puts the token into `request`. If a poll from `call` is pending, the future polls again. After `Ready`, this
+    /// must not be polled again.
     ///
     /// # Errors
     ///
-    /// Those of reading the body and the params, and of fetching the token. The request must not be sent then.
+    /// Fails if the body or the params can't be read, or if the token can't be fetched. The request must not be sent
+    /// then.
     pub(crate) fn poll<B>(
         &mut self,
         from: PolledFrom,
@@ -119,7 +120,7 @@ impl Authorize {
                 },
             }
         };
-        // Copied before the token is in it: the copy gets another one.
+        // The request is copied before it contains the token, because a replay carries another token.
         let copy = self.replayable.then(|| Box::new(copy_head(request, body)));
         Credential::Bearer(token.jwt()).put_into(request.headers_mut());
         let scheme = Arc::clone(&self.scheme);
@@ -134,7 +135,7 @@ impl Authorize {
         }))
     }
 
-    /// Settles the params of the request (rules B1, B3, B4).
+    /// Determines the params of the request (rules B1, B3, B4).
     fn params(&mut self, body: &[u8]) -> Result<AuthParams, AuthError> {
         let params = match self.params.take() {
             Some(params) => params,
@@ -148,16 +149,16 @@ impl Authorize {
     }
 }
 
-/// A request that carries a token: what is needed until it is sent, and once there is a response.
+/// A request that carries a token. Contains the data that is needed to send the request and to handle its response.
 pub(crate) struct Authorized {
     scheme: Arc<JwtScheme>,
     params: AuthParams,
     token: ResolvedToken,
     /// The same request without a token, if it may be sent again.
     copy: Option<Box<Request<Bytes>>>,
-    /// Whether the token was to be made by another offset of the clock than the one before.
+    /// Whether the token was fetched to try another clock offset.
     tried_offset: bool,
-    /// Whether the token has replaced one that expired before it was sent.
+    /// Whether the token has replaced another token that expired before the request was sent.
     renewed: bool,
     is_replay: bool,
 }
@@ -167,8 +168,9 @@ impl Authorized {
         self.copy.is_some()
     }
 
-    /// Looks up another token, if this one has expired before it was sent. Fetches one only the first time. After that
-    /// the request is sent with the newest token that there is (rule C2).
+    /// Looks up another token if this one has expired before the request was sent (rule C2). The first time, the new
+    /// token may be fetched. After that, it may only come from the cache. If the cache has no valid token, the request
+    /// is sent with the expired one.
     pub(crate) fn renew(&mut self) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if !cache.has_expired_since(&self.token) {
@@ -184,8 +186,8 @@ impl Authorized {
     ///
     /// # Errors
     ///
-    /// Those of fetching the token. A replay is sent with the expired one then: an error of this layer means that the
-    /// request was not sent at all.
+    /// Fails if the token can't be fetched. A replay does not fail, because an error of this layer means that the
+    /// request was not sent at all. The replay is sent with the expired token instead.
     pub(crate) fn on_renewed<B>(
         &mut self,
         result: Result<ResolvedToken, AuthError>,
@@ -204,7 +206,7 @@ impl Authorized {
         self.token = token;
     }
 
-    /// Takes note of a response. After a 401, returns the look-up of a token for a replay, if there may be one.
+    /// Handles a response. After a 401, returns the lookup of a token for a replay, if the request may be replayed.
     pub(crate) fn on_response<R>(&mut self, response: &Response<R>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -234,8 +236,8 @@ impl Authorized {
         }
     }
 
-    /// Makes the request with another token, to be sent a second and last time. `None` if the token is no better than the
-    /// rejected one.
+    /// Creates the replay of the request, with another token. Returns `None` if that token is no better than the
+    /// rejected one. A request is replayed at most once.
     pub(crate) fn replay<B: RequestBody>(&mut self, token: ResolvedToken) -> Option<Request<B>> {
         if !token.is_better_than(&self.token) {
             return None;
@@ -248,8 +250,8 @@ impl Authorized {
     }
 }
 
-/// Returns whether a status other than 401 shows that the token was accepted. 408, 429 and 5xx do not: a proxy may have
-/// sent them before the check.
+/// Returns whether a status other than 401 shows that the token was accepted. 408, 429 and 5xx do not show this,
+/// because a proxy may have sent them before Aiuta checked the token.
 fn is_success(status: StatusCode) -> bool {
     !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) && !status.is_server_error()
 }

@@ -25,7 +25,7 @@ const DEFAULT_ORIGIN: &str = "https://api.aiuta.com";
 /// Upper limit of `fetch_timeout`, so that adding it to a time does not overflow.
 const MAX_FETCH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Limit to which `fallback_lifetime` is cut, so that adding it to a time does not overflow.
+/// Upper limit of `fallback_lifetime`, so that adding it to a time does not overflow. Larger values are reduced to it.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Builds an [`AiutaAuthLayer`].
@@ -114,7 +114,7 @@ impl AiutaAuthBuilder {
     /// Sets the subscription id and the token source of a layer that authenticates with JWTs.
     ///
     /// A request that needs a JWT carries a token from `source` as `Authorization: Bearer …`. The other requests carry
-    /// the subscription id as `x-user-id`. [`Access`] says which requests need which.
+    /// the subscription id as `x-user-id`. [`Access`] explains which credential a request needs.
     ///
     /// The subscription id must not be empty, contain a control character, or begin or end with whitespace.
     pub fn jwt(self, subscription_id: impl Into<String>, source: impl TokenSource) -> Self {
@@ -166,12 +166,12 @@ impl AiutaAuthBuilder {
 
     /// Sets a function that decides which credential a request needs. Defaults to none.
     ///
-    /// It takes precedence over the table of Aiuta's operations; where it returns `None`, the table decides. An
+    /// The function takes precedence over the table of Aiuta's operations. If it returns `None`, the table decides. An
     /// [`Access`] in the request's extensions takes precedence over both. With an API key, only [`Access::Anonymous`]
     /// has an effect.
     ///
-    /// It is called for every request to a trusted origin that has no [`Access`] in its extensions, so it must not
-    /// block.
+    /// The layer calls the function for every request to a trusted origin that has no [`Access`] in its extensions, so
+    /// the function must not block.
     ///
     /// ```
     /// use tower_aiuta_auth::{Access, AiutaAuthLayer};
@@ -186,8 +186,8 @@ impl AiutaAuthBuilder {
         Self { access_rule: Some(Arc::new(rule)), ..self }
     }
 
-    /// Sets the fields of a try-on's JSON body that are its params: its token is valid for their values only. Defaults
-    /// to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name` and `product_id`.
+    /// Sets the fields of a try-on's JSON body that are its params. A token is valid only for the values of these
+    /// fields. Defaults to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name` and `product_id`.
     ///
     /// At least one is required. A name must not be empty or a registered claim: `iss`, `sub`, `aud`, `exp`, `nbf`,
     /// `iat` or `jti`. The body is not read if the request's extensions contain [`AuthParams`](crate::AuthParams).
@@ -226,11 +226,11 @@ impl AiutaAuthBuilder {
     /// Sets the fraction of a token's lifetime, at its end, during which it is refreshed in the background while still
     /// being served. Defaults to 0.25. Must be from 0.0 to 1.0; 0.0 turns refreshing off.
     ///
-    /// That period is at most 5 minutes long. A refresh starts in its first half, for each token at another time.
-    /// Tokens that were fetched together are thus not refreshed together.
+    /// That period is at most 5 minutes long. A refresh starts in the first half of the period, at a different time for
+    /// each token. So tokens that were fetched together are not refreshed together.
     ///
-    /// Refreshing needs a tokio runtime: where none is entered, or without the feature `tokio`, a token is fetched again
-    /// once it has expired.
+    /// Refreshing needs the feature `tokio` and a tokio runtime. Without them, a token is fetched again after it has
+    /// expired.
     pub fn refresh_ahead(self, fraction: f64) -> Self {
         Self { refresh_ahead: fraction, ..self }
     }
@@ -247,8 +247,8 @@ impl AiutaAuthBuilder {
     /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). If the first token can't be used and the source is asked a
     /// second time, both calls share this duration.
     ///
-    /// With the feature `tokio`, the runtime must have timers enabled. Without a runtime there is no timer: the
-    /// [`clock`](Self::clock) is checked when a waiting request is polled, or when another request needs the token.
+    /// With the feature `tokio`, the runtime must have timers enabled. Without a runtime there is no timer. Instead,
+    /// the [`clock`](Self::clock) is checked when a waiting request is polled, or when another request needs the token.
     pub fn fetch_timeout(self, timeout: Duration) -> Self {
         Self { fetch_timeout: timeout, ..self }
     }
@@ -256,12 +256,12 @@ impl AiutaAuthBuilder {
     /// Sets whether a request is sent a second time, with a new token, if its token is rejected with a 401. Defaults to
     /// true.
     ///
-    /// A request is replayed only if a new token can help: if the rejected one came from the layer's cache or
-    /// [from one of the source](crate::Jwt::out_of_cache), has expired, or was made by a wrong clock. If several tokens
-    /// for the same params are rejected in a row, the next one is fetched after a wait of 1 to 30 seconds. Until then
-    /// requests carry the last token, and are not replayed.
+    /// A request is replayed only if a new token can help. This is the case if the rejected token came from the layer's
+    /// cache or [from a cache of the source](crate::Jwt::out_of_cache), has expired, or was made with the time of a
+    /// wrong clock. If several tokens for the same params are rejected in a row, the next one is fetched after a wait
+    /// of 1 to 30 seconds. Until then requests carry the last token, and are not replayed.
     ///
-    /// Aiuta starts nothing for a request that it answers with 401. The body is buffered for the replay, up to
+    /// Aiuta does not start any work for a request that it answers with 401. The body is buffered for the replay, up to
     /// [`body_limit`](Self::body_limit). A larger body, or one of unknown length that need not be read for its params,
     /// is sent only once. Use the extension [`NoReplay`](crate::NoReplay) to turn replays off for a single request.
     pub fn replay_unauthorized(self, replay: bool) -> Self {
@@ -271,22 +271,22 @@ impl AiutaAuthBuilder {
     /// Sets the clock that tells token sources the time and measures how long tokens are used. Defaults to
     /// [`SystemClock`].
     ///
-    /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 reveals it. The request is then replayed
-    /// with a token made by the corrected time. If Aiuta accepts it, sources are told the corrected time for an hour,
-    /// or until a `Date` agrees with the clock. See
+    /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 shows this. The request is then replayed
+    /// with a token that is made with the corrected time. If Aiuta accepts that token, sources get the corrected time
+    /// for an hour, or until a `Date` agrees with the clock. See
     /// [`TokenCacheStats::clock_offset`](crate::TokenCacheStats::clock_offset).
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// Sets the name under which errors report the API key or subscription id, instead of that of the setter.
+    /// Sets the name that errors use for the API key or the subscription id, instead of the name of the setter.
     ///
-    /// A later call of the setter resets it, since the value is then no longer the environment's.
+    /// A later call of the setter resets this name, because the value then no longer comes from the environment.
     pub(crate) fn with_credential_name(self, name: &'static str) -> Self {
         Self { credential_name: Some(name), ..self }
     }
 
-    /// Sets the name under which errors report the origins. It is reset like the credential's name.
+    /// Sets the name that errors use for the origins. A later call of the setter resets this name.
     pub(crate) fn with_origins_name(self, name: &'static str) -> Self {
         Self { origins_name: name, ..self }
     }

@@ -24,7 +24,7 @@ pub(crate) enum Scheme {
     Jwt(Arc<JwtScheme>),
 }
 
-/// The credential of the JWT scheme, and how its requests are treated.
+/// The settings of the JWT scheme.
 pub(crate) struct JwtScheme {
     pub(crate) subscription_id: HeaderValue,
     pub(crate) token_cache: TokenCache,

@@ -29,8 +29,9 @@ impl AiutaAuthLayer {
     /// | `AIUTA_SUBSCRIPTION_ID`, `AIUTA_TOKEN_URL` | has a [`RemoteTokenSource`] for this URL as its token source |
     /// | `AIUTA_ORIGIN` (optional) | trusts this origin instead of `https://api.aiuta.com` |
     ///
-    /// Exactly one of the first three rows must be set. The second needs the feature `signer` or `signer-rust-crypto`.
-    /// The third needs the features `remote` and `reqwest-middleware`, and requests must be sent on a tokio runtime.
+    /// Exactly one of the first three rows must be set. The second row needs the feature `signer` or
+    /// `signer-rust-crypto`. The third row needs the features `remote` and `reqwest-middleware`, and requests must be
+    /// sent on a tokio runtime.
     ///
     /// All other settings have their defaults. Use [`AiutaAuthBuilder::from_env`] to change them.
     ///
@@ -42,7 +43,7 @@ impl AiutaAuthLayer {
     /// The client uses the TLS backend that the program's reqwest is built with. If reqwest has none, an `https` URL
     /// fails at the first fetch, with "scheme is not http". Enable reqwest's feature `rustls` or `native-tls` then.
     ///
-    /// For another method, or for headers such as a session's or the partition's, build the [`RemoteTokenSource`]
+    /// For another method, or for headers such as a session cookie or the partition, build the [`RemoteTokenSource`]
     /// yourself and pass it to [`jwt`](Self::jwt).
     ///
     /// # Errors
@@ -64,8 +65,9 @@ impl AiutaAuthBuilder {
     /// Creates a builder with the credential and the origin from environment variables, and the default for every other
     /// setting.
     ///
-    /// [`AiutaAuthLayer::from_env`] describes the variables. The setters replace their values. Only the kind of credential
-    /// can't be replaced: [`build`](Self::build) fails if both an API key and a token source are set.
+    /// [`AiutaAuthLayer::from_env`] describes the variables. The setters replace the values of the variables. Only the
+    /// kind of credential can't be replaced. If both an API key and a token source are set, [`build`](Self::build)
+    /// fails.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -184,7 +186,7 @@ fn variable(name: &'static str) -> Result<Option<Value>, ConfigError> {
     }
 }
 
-/// Joins the names of those of [`JWT`] whose value is `included`.
+/// Joins the names of the variables in [`JWT`] whose values are `included`.
 fn names(values: &[Option<Value>], included: impl Fn(&Option<Value>) -> bool) -> String {
     let names = JWT.iter().zip(values).filter(|(_, value)| included(value)).map(|(name, _)| *name);
     names.collect::<Vec<_>>().join(", ")

@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: one state for each thing that a request awaits.
+//! [`ResponseFuture`]: a state machine. Each state awaits one thing.
 //!
 //! ```text
 //! Passing     ⇒ (the response)
@@ -49,37 +49,37 @@ where
     Authorizing { authorize: Authorize, waiting: Box<Waiting<S, B>> },
     /// Awaits the inner service.
     Readying { waiting: Box<Waiting<S, B>>, authorized: Authorized },
-    /// Awaits another token, since the first one has expired while the inner service was not ready.
+    /// Awaits another token, because the last one expired while the inner service was not ready.
     Renewing { lookup: Lookup, waiting: Box<Waiting<S, B>>, authorized: Authorized },
     /// Awaits the inner service's response to a request with a token.
     Sent {
         #[pin]
         response: S::Future,
         authorized: Authorized,
-        /// Not polled ready. `None` if the request may not be sent again.
+        /// The service for a replay, which was not polled ready. `None` if the request may not be replayed.
         service: Option<Box<S>>,
     },
-    /// Awaits another token after a 401. Without one the caller gets `response`.
+    /// Awaits another token after a 401. If there is no better token, the caller gets `response`.
     Replacing { lookup: Lookup, response: S::Response, authorized: Authorized, service: Box<S> },
-    /// Nothing to await: the request can't be sent.
+    /// The request can't be sent. The next poll returns the error.
     Failed { error: AuthError },
-    /// The future is ready, or being moved to the next state.
+    /// The future has returned its result, or is being moved to the next state.
     Complete,
 }
 
 /// A request that waits, and the service that it goes to.
 ///
-/// It is boxed: most requests need not wait, and their future stays small.
+/// This struct is boxed, because most requests need not wait and their future should be small.
 pub(crate) struct Waiting<S, B> {
     pub(crate) request: Request<B>,
     pub(crate) service: S,
-    /// Whether the service is the one that was polled ready before `call`, or was polled ready since.
+    /// Whether `service` was polled ready, either before `call` or since then.
     pub(crate) is_ready: bool,
 }
 
 impl<S: Clone, B> Waiting<S, B> {
-    /// Drops the service, with any permit it holds, and keeps a clone that was not polled ready: a request that waits
-    /// must not keep others from being sent (rule C2).
+    /// Replaces a service that was polled ready with a clone that was not. This releases any permit of the service,
+    /// because a waiting request must not block other requests (rule C2).
     pub(crate) fn release_ready(&mut self) {
         if std::mem::take(&mut self.is_ready) {
             self.service = self.service.clone();
@@ -138,7 +138,8 @@ where
                     let StateOwned::Readying { mut waiting, mut authorized } = state.as_mut().take() else {
                         unreachable!()
                     };
-                    // It may have taken long: a token that has expired meanwhile is not sent.
+                    // The inner service may have taken a long time. A token that has expired in the meantime is not
+                    // sent.
                     match authorized.renew() {
                         None => state.set(send(*waiting, authorized)),
                         Some(Lookup::Ready(result)) => {
@@ -178,7 +179,7 @@ where
                     let Some(request) = result.ok().and_then(|token| authorized.replay(token)) else {
                         return Poll::Ready(Ok(response));
                     };
-                    // The replay may need its connection or permit.
+                    // The replay may need a connection or a permit that the response holds.
                     drop(response);
                     trace::replayed();
                     let waiting = Box::new(Waiting { request, service: *service, is_ready: false });
@@ -201,7 +202,8 @@ where
 {
     let Waiting { request, mut service, .. } = waiting;
     let response = service.call(request);
-    // A replay needs the service, which is not ready any more. Otherwise the service is dropped here, not with the future.
+    // A replay needs the service, which is not ready any more. If there is no replay, the service is dropped now and
+    // does not wait for the end of the future.
     let service = authorized.may_replay().then(|| Box::new(service));
     State::Sent { response, authorized, service }
 }
@@ -210,7 +212,7 @@ impl<S, B> State<S, B>
 where
     S: Service<Request<B>>,
 {
-    /// Takes the state apart. Only what is pinned in it is dropped.
+    /// Takes the fields out of the state, and leaves [`Complete`](Self::Complete). Pinned fields are dropped.
     fn take(self: Pin<&mut Self>) -> StateOwned<S, B> {
         self.project_replace(Self::Complete)
     }

@@ -16,7 +16,7 @@ use crate::request::body::RequestBody;
 use crate::request::credential::Credential;
 use crate::trace;
 
-/// Adds Aiuta's credentials to the requests of the service `S`. Made by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
+/// Adds Aiuta's credentials to the requests of the service `S`. Created by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
 ///
 /// ```text
 /// request ─▶ trusted origin? ──no──▶ inner service, untouched
@@ -35,18 +35,20 @@ use crate::trace;
 ///
 /// # Guarantees
 ///
-/// - At a trusted origin a request carries exactly one credential. Those that the caller put into its headers are
-///   replaced. A request to another origin is not touched.
-/// - The inner service gets the same body, byte for byte. Bodies are only read if the params are in them, or if they are
-///   small enough to be replayed.
-/// - While a request waits for its body or for a token, it holds nothing of the inner service, such as a permit.
+/// - A request to a trusted origin carries exactly one credential, unless its access is
+///   [`Anonymous`](crate::Access::Anonymous). The layer's credential replaces all credentials that the caller has put
+///   into the headers. A request to another origin is not changed.
+/// - The inner service gets the same body, byte for byte. A body is read only if it contains the params, or if it is
+///   small enough for a replay.
+/// - While a request waits for its body or for a token, it does not hold a permit or another resource of the inner
+///   service.
 /// - A request is sent at most twice. It is sent again only after a 401 to a token that came from a cache, had expired
-///   before the 401 arrived, or was made by a wrong clock.
-/// - Only a service that was polled ready is called.
-/// - Errors of the inner service pass through unchanged, boxed. This layer's own downcast to
-///   [`AuthError`](crate::AuthError), and mean that the request was not sent.
-/// - If the clock is off by up to a day, the `Date` of a 401 shows it. The request is sent again with a token that was
-///   made by the corrected time. If Aiuta accepts that token, the correction is used for an hour.
+///   before the 401 arrived, or was made with the time of a wrong clock.
+/// - The inner service is called only after it was polled ready.
+/// - Errors of the inner service are boxed, and otherwise unchanged. Errors of this layer can be downcast to
+///   [`AuthError`](crate::AuthError). They mean that the request was not sent.
+/// - If the clock is wrong by up to a day, the `Date` of a 401 shows this. The request is sent again with a token that
+///   was made with the corrected time. If Aiuta accepts that token, the correction is used for an hour.
 #[derive(Clone)]
 pub struct AiutaAuth<S> {
     inner: S,
@@ -58,12 +60,12 @@ impl<S> AiutaAuth<S> {
         Self { inner, config }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service, mutably.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -122,8 +124,8 @@ where
 }
 
 impl<S> AiutaAuth<S> {
-    /// Authorizes the request and sends it. If nothing has to wait, it is sent here, on the service that was polled ready.
-    /// Otherwise the future goes on; it releases that readiness as soon as something is pending.
+    /// Authorizes the request and sends it. If nothing has to wait, the request is sent here, on the service that was
+    /// polled ready. Otherwise the future continues. It releases the ready service as soon as it has to wait.
     fn call_with_jwt<B, R>(
         &mut self,
         scheme: Arc<JwtScheme>,
@@ -156,7 +158,7 @@ impl<S> AiutaAuth<S> {
         }
     }
 
-    /// Takes the service that was polled ready. Leaves a clone, which has to be polled ready first.
+    /// Takes the service that was polled ready, and leaves a clone. The clone must be polled ready before it is called.
     fn take_ready(&mut self) -> S
     where
         S: Clone,

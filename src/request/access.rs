@@ -1,5 +1,5 @@
-//! Decides which credential a request to a trusted origin needs (rule A3): by its extensions, by the user's rule, or by
-//! a table of Aiuta's operations.
+//! Decides which credential a request to a trusted origin needs (rule A3). An extension of the request, the user's rule
+//! and a table of Aiuta's operations can decide, in this order.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 
 /// The credential that a request needs.
 ///
-/// The layer knows which of Aiuta's operations needs which credential. Insert an `Access` into a request's extensions
+/// The layer knows the credential that each of Aiuta's operations needs. Insert an `Access` into a request's extensions
 /// to override that for one request, or return it from [`access_rule`](crate::AiutaAuthBuilder::access_rule) to
 /// override it for many. The extension takes precedence over the rule.
 ///
@@ -31,7 +31,7 @@ use crate::error::ConfigError;
 pub enum Access {
     /// A JWT created for the request's [params](crate::AuthParams), sent as `authorization: Bearer …`.
     ///
-    /// Operations that the layer does not know need this one.
+    /// Operations that the layer does not know need a JWT.
     Jwt,
     /// The subscription id, sent as `x-user-id`.
     SubscriptionId,
@@ -77,14 +77,14 @@ impl AccessTable {
         Ok(Self { base_path, rule })
     }
 
-    /// Returns the access that the caller has set for this request, by an extension or by the rule.
+    /// Returns the access that the caller has set for this request, with an extension or with the rule.
     pub(crate) fn stated<B>(&self, request: &Request<B>) -> Option<Access> {
         let by_extension = request.extensions().get::<Access>().copied();
         by_extension.or_else(|| self.rule.as_ref()?(request.method(), request.uri()))
     }
 
-    /// Returns what the request needs: as the caller has set it, or by the table. An unknown operation needs a JWT, the
-    /// stronger credential.
+    /// Returns the access that the request needs. If the caller has not set one, the table decides. An unknown
+    /// operation needs a JWT, because that is the stronger credential.
     pub(crate) fn of<B>(&self, request: &Request<B>, paths: &NormalizedPaths<'_>) -> Access {
         let method = request.method();
         self.stated(request).unwrap_or_else(|| {
@@ -96,7 +96,7 @@ impl AccessTable {
     }
 }
 
-/// Returns whether an operation takes the subscription id: all try-on operations that do not start a try-on.
+/// Returns whether an operation takes the subscription id. All try-on operations that do not start a try-on take it.
 ///
 /// Their paths are the same in the digital try-on API and in the unified API. Analytics has a base path of its own.
 fn takes_subscription_id(method: &Method, path: &str) -> bool {
@@ -121,7 +121,7 @@ fn takes_subscription_id(method: &Method, path: &str) -> bool {
     }
 }
 
-/// Returns whether a request uploads an image. An upload may be retried: a second copy only takes up space.
+/// Returns whether a request uploads an image. An upload may be retried, because a second copy only takes up space.
 #[cfg(feature = "retry")]
 pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
     let paths = NormalizedPaths::new(uri.path());
@@ -131,7 +131,7 @@ pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
 /// Returns whether a request starts a try-on, under any path prefix.
 ///
 /// The prefix does not matter because a token without params at a try-on path, even an unknown one, would be valid for
-/// every try-on. That is the mistake that the Jwt scheme exists to prevent.
+/// every try-on. The JWT scheme exists to prevent that mistake.
 pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
     *method == Method::POST && paths.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
 }

@@ -18,7 +18,7 @@ use crate::error::{AuthError, BoxError};
 
 /// A request body that can be rebuilt from bytes.
 ///
-/// In the Jwt scheme, the layer buffers some bodies, up to [`body_limit`](crate::AiutaAuthBuilder::body_limit), and
+/// In the JWT scheme, the layer buffers some bodies, up to [`body_limit`](crate::AiutaAuthBuilder::body_limit), and
 /// puts the bytes back as a new body of the same type:
 ///
 /// - the body of a request that starts a try-on, to read its [params](crate::AuthParams), unless they are in the
@@ -66,9 +66,10 @@ pub trait RequestBody: Body {
     /// Creates a body that yields exactly these bytes, without trailers.
     fn from_bytes(bytes: Bytes) -> Self;
 
-    /// Returns whether the body is known bytes, so that reading it needs neither time nor a runtime.
+    /// Returns whether all bytes of the body are already in memory. If so, the body can be read without waiting and
+    /// without a runtime.
     ///
-    /// By default, only for a body that is at its end.
+    /// The default implementation returns `true` only for a body that is at its end, such as an empty one.
     fn is_buffered(&self) -> bool {
         self.is_end_stream()
     }
@@ -126,7 +127,7 @@ impl<B: RequestBody + Unpin> RequestBody for Box<B> {
     }
 }
 
-/// The new body's limit is its own length: the bytes were within the old limit when they were read.
+/// The new body's limit is its own length, because the bytes were within the old limit when they were read.
 impl<B> RequestBody for Limited<B>
 where
     B: RequestBody,
@@ -206,7 +207,7 @@ pub(crate) async fn read_limited<B: Body>(body: B, limit: usize) -> Result<Zeroi
         return Err(ReadError::TooLarge);
     }
     let mut body = std::pin::pin!(body);
-    // The full capacity is allocated at once: a vector that grows leaves copies of its content in freed memory.
+    // The full capacity is allocated at once, because a vector that grows leaves copies of its content in freed memory.
     let expected = body.size_hint().upper().and_then(|upper| usize::try_from(upper).ok());
     let mut read = Zeroizing::new(Vec::with_capacity(expected.map_or(limit, |expected| expected.min(limit))));
     while let Some(frame) = body.frame().await {
@@ -251,8 +252,8 @@ impl BodyReader {
     ///
     /// # Errors
     ///
-    /// `BodyTooLarge` if the body exceeds the limit. `InvalidBody` if it fails, or if it has trailers: `RequestBody`
-    /// could not put them back.
+    /// Returns `BodyTooLarge` if the body exceeds the limit. Returns `InvalidBody` if the body fails, or if it has
+    /// trailers, because `RequestBody` could not put them back.
     pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<Bytes, AuthError>>
     where
         B: Body + Unpin,

@@ -325,8 +325,8 @@ impl World {
         self.end_with(|| {});
     }
 
-    /// Drops the last handle, completes `last_step`, and asserts that no fetch, task or call is left (rule C4). A source
-    /// that keeps a waker also keeps its fetch in memory, so `last_step` must end first.
+    /// Drops the last handle, completes `last_step`, and asserts that no fetch, task or call is left (rule C4). A
+    /// source that keeps a waker also keeps its fetch in memory, so `last_step` must end first.
     pub(super) fn end_with(self, last_step: impl FnOnce()) {
         let Self { tokens, runtime, book, .. } = self;
         let (counter, state): (Arc<FetchCounter>, Weak<CacheState>) =
