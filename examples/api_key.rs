@@ -11,7 +11,7 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // A stand-in for Aiuta's API on a loopback port. The origin of the API itself, https://api.aiuta.com, is the default.
+    // A stand-in for Aiuta's API on a loopback port. The default origin is the API itself, https://api.aiuta.com.
     let aiuta = FakeAiuta::new();
     let server = aiuta.serve().await?;
     let origin = server.origin();
