@@ -1,5 +1,6 @@
 //! Rule H1 by requests: try-ons succeed although the clock of the machine is wrong. Unit tests cover the arithmetic.
 
+mod other_clocks;
 mod together;
 mod trust;
 
