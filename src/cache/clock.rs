@@ -88,6 +88,11 @@ impl ClockReading {
         self.offset
     }
 
+    /// Returns whether the reading was corrected by about this offset.
+    pub(crate) fn is_corrected_by(self, offset: Offset) -> bool {
+        Duration::from_millis(self.offset.0.abs_diff(offset.0)) <= TOLERANCE
+    }
+
     /// Returns a reading at the later time `raw`, with the same offset.
     pub(crate) fn later(self, raw: SystemTime) -> Self {
         Self { raw, ..self }

@@ -1,5 +1,6 @@
 //! Rule H1 by requests: try-ons succeed although the clock of the machine is wrong. Unit tests cover the arithmetic.
 
+mod other_clocks;
 mod together;
 mod trust;
 
@@ -11,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use tower_aiuta_auth::testing::{FakeAiuta, ManualClock};
 use tower_aiuta_auth::{
     AiutaAuth, AiutaAuthBuilder, AiutaAuthLayer, AuthErrorKind, BoxError, Clock, JwtSigner, NoReplay, TokenError,
-    TokenSource,
+    TokenRequest, TokenSource,
 };
 
 use crate::support::*;
@@ -63,9 +64,7 @@ impl Setup {
         gated: Option<(Gate, usize)>,
     ) -> Self {
         let right = ManualClock::default();
-        let machine = off_by(seconds, &right);
-        let aiuta = FakeAiuta::new().with_clock(right.clone());
-        let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
+        let signer = signer();
         let source = Source::from_fn(move |number, request| {
             let (signer, gated) = (signer.clone(), gated.clone().filter(|(_, calls)| number <= *calls));
             async move {
@@ -75,6 +74,17 @@ impl Setup {
                 signer.token(request).await
             }
         });
+        Self::with_source(right.clone(), off_by(seconds, &right), source, settings)
+    }
+
+    /// `right` is the clock of Aiuta, `machine` that of the layer.
+    fn with_source(
+        right: ManualClock,
+        machine: ManualClock,
+        source: Source,
+        settings: impl FnOnce(AiutaAuthBuilder) -> AiutaAuthBuilder,
+    ) -> Self {
+        let aiuta = FakeAiuta::new().with_clock(right.clone());
         let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), source.clone()).clock(machine.clone());
         Self { aiuta, right, machine, source, layer: settings(builder).build().unwrap() }
     }
@@ -114,6 +124,11 @@ impl Setup {
     }
 }
 
+/// Returns a signer whose tokens `FakeAiuta` accepts.
+fn signer() -> JwtSigner {
+    JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET).unwrap()
+}
+
 fn offset(layer: &AiutaAuthLayer) -> i64 {
     layer.token_cache().unwrap().stats().clock_offset
 }
@@ -127,6 +142,18 @@ fn responding(status: u16, headers: &[(&str, &str)]) -> Recorder {
     let response = response.body(Full::default()).unwrap();
     Recorder::with_response(move |_| {
         let response = response.clone();
+        async move { Ok(response) }
+    })
+}
+
+/// Responds with 401 and this `Date` to the tokens with these numbers, and with 200 and no `Date` to others.
+fn rejecting_numbers(numbers: &'static [u64], date: String) -> Recorder {
+    Recorder::with_response(move |request| {
+        let mut response = Response::builder();
+        if numbers.contains(&token_number(request.token())) {
+            response = response.status(401).header("date", &date);
+        }
+        let response = response.body(Full::default()).unwrap();
         async move { Ok(response) }
     })
 }
@@ -178,7 +205,7 @@ async fn h1_replay_is_identical_except_for_the_token() {
 }
 
 #[tokio::test]
-async fn h1_freshness_uses_the_corrected_clock() {
+async fn h1_token_of_a_corrected_clock_is_used_as_long_as_any() {
     for seconds in [10 * MINUTES, -10 * MINUTES] {
         let setup = Setup::with(seconds, |builder| builder.refresh_ahead(0.0));
         let image = setup.upload().await;
@@ -192,31 +219,38 @@ async fn h1_freshness_uses_the_corrected_clock() {
 }
 
 #[tokio::test]
-async fn h1_request_that_is_not_replayed_still_adopts_the_offset() {
-    let no_replay = |_: &AiutaAuthLayer| {
+async fn h1_request_that_is_not_replayed_adopts_no_offset() {
+    let no_replay = || {
         let mut request = try_on("image-1");
         request.extensions_mut().insert(NoReplay);
         request.map(|body| BoxBody::new(body.map_err(BoxError::from)))
     };
     // The body has an unknown length.
-    let streaming = |_: &AiutaAuthLayer| {
+    let streaming = || {
         let (sender, body) = Channel::<Bytes, BoxError>::new(1);
         drop(sender);
         let mut request = Request::post(SKU_IMAGES).body(BoxBody::new(body)).unwrap();
         request.extensions_mut().insert(params("image-1"));
         request
     };
-    let plain =
-        |_: &AiutaAuthLayer| try_on("image-1").map(|body: Full<Bytes>| BoxBody::new(body.map_err(BoxError::from)));
-    type Make<'a> = &'a dyn Fn(&AiutaAuthLayer) -> Request<BoxBody<Bytes, BoxError>>;
+    let plain = || try_on("image-1").map(|body: Full<Bytes>| BoxBody::new(body.map_err(BoxError::from)));
+    type Make<'a> = &'a dyn Fn() -> Request<BoxBody<Bytes, BoxError>>;
     let cases: [(Make<'_>, bool); 3] = [(&no_replay, true), (&streaming, true), (&plain, false)];
     for (request, replays) in cases {
         let setup = Setup::with(10 * MINUTES, |builder| builder.replay_unauthorized(replays));
-        let response = setup.service().oneshot(request(&setup.layer)).await.unwrap();
+        let response = setup.service().oneshot(request()).await.unwrap();
         assert_eq!((response.status().as_u16(), setup.aiuta.requests().len()), (401, 1));
-        assert_eq!(setup.offset(), -10 * MINUTES);
+        assert_eq!((setup.source.calls(), setup.offset()), (1, 0), "the offset could not be tried");
+        // A request that can be replayed tries it, and the offset then also serves requests that can't be.
         let image = setup.upload().await;
-        assert_eq!(setup.start(&image).await, [200]);
+        let (statuses, offset) = if replays { (vec![401, 200], -10 * MINUTES) } else { (vec![401], 0) };
+        assert_eq!((setup.start(&image).await, setup.offset()), (statuses, offset));
+        if replays {
+            let other = setup.upload().await;
+            let mut request = try_on(&other);
+            request.extensions_mut().insert(NoReplay);
+            assert_eq!(send(&setup.service(), request).await.unwrap(), 200);
+        }
     }
 }
 
@@ -246,21 +280,28 @@ async fn h1_request_is_never_sent_a_third_time() {
     let source = Source::new();
     let layer = jwt_with_clock(&clock, source.clone());
     layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
-    let later = date(&off_by(10 * MINUTES, &clock));
+    let later = off_by(10 * MINUTES, &clock);
+    let dated = date(&later);
     let inner = Recorder::with_response(move |seen| {
         let mut response = Response::builder();
         response = match token_number(seen.token()) {
             1 => response.status(401),
-            2 => response.status(401).header("date", &later),
+            2 | 3 => response.status(401).header("date", &dated),
             _ => response,
         };
         let response = response.body(Full::default()).unwrap();
         async move { Ok(response) }
     });
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 401);
-    assert_eq!((inner.count(), source.calls(), offset(&layer)), (2, 2, 10 * MINUTES));
+    assert_eq!((inner.count(), source.calls(), offset(&layer)), (2, 2, 0));
+    // The request for another image tries the offset.
+    assert_eq!(send(&service(&layer, &inner), try_on("image-2")).await.unwrap(), 200);
+    assert_eq!((inner.count(), source.calls(), offset(&layer)), (4, 4, 10 * MINUTES));
+    // After two rejections, the next token of the first image is fetched a second later (rule E5), with the offset.
+    clock.advance(secs(1));
     assert_eq!(send(&service(&layer, &inner), try_on("image-1")).await.unwrap(), 200);
-    assert_eq!((inner.count(), source.calls()), (3, 3));
+    assert_eq!((inner.count(), source.calls()), (5, 5));
+    assert_eq!(source.requests()[4].now(), later.now() + secs(1));
 }
 
 #[test]
@@ -279,8 +320,7 @@ async fn h1_offset_is_adopted_over_a_real_connection() {
     let machine = off_by(10 * MINUTES, &right);
     let aiuta = FakeAiuta::new().with_clock(right);
     let server = aiuta.serve().await.unwrap();
-    let signer = JwtSigner::hs256(aiuta.issuer(), aiuta.secret()).unwrap();
-    let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer).origins([server.origin()]);
+    let builder = AiutaAuthLayer::builder().jwt(aiuta.subscription_id(), signer()).origins([server.origin()]);
     let layer = builder.clock(machine).build().unwrap();
     let mut statuses = Vec::new();
     for _ in 0..2 {
