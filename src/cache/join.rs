@@ -56,6 +56,7 @@ impl TokenCache {
         let Demand { params, seen, reason, now, offset } = demand;
         let state = &*self.state;
         let late;
+        let mut replaced = None;
         let joined = {
             let mut in_flight = lock(&state.in_flight);
             // The offset is read under the lock: if one was adopted since `now`, the new token is made by it (rule H1).
@@ -85,7 +86,7 @@ impl TokenCache {
                 _ => {
                     let forced = in_flight.forced_until.is_some_and(|pause| pause.left(now).is_some());
                     let fetch = state.start_fetch(params, seen, reason, at, forced);
-                    in_flight.insert(Arc::clone(&fetch));
+                    replaced = in_flight.insert(Arc::clone(&fetch));
                     let joined = join(&fetch);
                     Join::Started(fetch, joined)
                 }
@@ -93,6 +94,9 @@ impl TokenCache {
         };
         if let Some(late) = late {
             state.abandon(&late);
+        } else if let Some(replaced) = replaced {
+            // It can't publish any more, so it goes on for its waiters only.
+            replaced.detach();
         }
         Ok(joined)
     }
