@@ -136,12 +136,6 @@ impl ResolvedToken {
     pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
         self.origin != TokenOrigin::Stopgap && !self.jwt().same_as(rejected.jwt())
     }
-
-    #[cfg(tower_aiuta_auth_model)]
-    pub(crate) fn for_model(jwt: Jwt, policy: &ExpiryPolicy) -> Self {
-        let made = ClockReading::uncorrected(SystemTime::UNIX_EPOCH);
-        Self::found(Arc::new(Entry::new(jwt, made, false, policy, 0)), made.raw, TokenOrigin::Cache)
-    }
 }
 
 /// There is no token in the cache that can be used.
