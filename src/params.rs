@@ -9,13 +9,14 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 pub use self::value::ParamValue;
 use crate::error::{AuthError, ConfigError};
+use crate::sync::RandomState;
 
 /// Maximum size in bytes of all names, values and the partition. Params become part of a token, which has to fit into a
 /// header.
@@ -29,7 +30,7 @@ pub(crate) const DEFAULT_SIGNED_FIELDS: [&str; 5] =
     ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
 
 /// Seeded randomly for each process, so that a client can't choose ids whose hashes collide.
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// The params that a token is created for: names with values, and an optional partition.
 ///

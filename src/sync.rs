@@ -5,4 +5,10 @@
 #[cfg(tower_aiuta_auth_model)]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(tower_aiuta_auth_model))]
+pub(crate) use std::hash::RandomState;
+#[cfg(not(tower_aiuta_auth_model))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+/// Not random, so that a schedule that failed fails again in another process.
+#[cfg(tower_aiuta_auth_model)]
+pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;

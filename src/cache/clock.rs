@@ -75,7 +75,7 @@ impl ClockReading {
         Self { raw, offset }
     }
 
-    #[cfg(any(test, tower_aiuta_auth_model))]
+    #[cfg(all(test, not(tower_aiuta_auth_model)))]
     pub(crate) fn uncorrected(raw: SystemTime) -> Self {
         Self::new(raw, Offset::NONE)
     }

@@ -8,8 +8,6 @@ use std::time::SystemTime;
 
 use super::clock::{ClockReading, Offset};
 use super::entry::Entry;
-#[cfg(tower_aiuta_auth_model)]
-use super::entry::ExpiryPolicy;
 use super::wait::FetchFuture;
 use crate::error::AuthError;
 use crate::jwt::Jwt;
@@ -81,12 +79,6 @@ impl ResolvedToken {
     /// Returns whether a replay with this token may succeed after `rejected` was rejected.
     pub(crate) fn is_better_than(&self, rejected: &Self) -> bool {
         !matches!(self.origin, TokenOrigin::Stopgap | TokenOrigin::RejectedFetch) && !self.jwt().same_as(rejected.jwt())
-    }
-
-    #[cfg(tower_aiuta_auth_model)]
-    pub(crate) fn for_model(jwt: Jwt, policy: &ExpiryPolicy) -> Self {
-        let made = ClockReading::uncorrected(SystemTime::UNIX_EPOCH);
-        Self::found(Arc::new(Entry::new(jwt, made, false, policy, 0)), made.raw, TokenOrigin::Cache)
     }
 }
 

@@ -16,11 +16,17 @@ mod random;
 mod rejections;
 mod runtime;
 #[cfg(test)]
+mod runtimes;
+#[cfg(test)]
+mod second_call;
+#[cfg(test)]
+mod shared_call;
+#[cfg(test)]
 mod single_flight;
 #[cfg(test)]
 mod world;
 
-pub(crate) use self::runtime::{Timer, is_entered, spawn};
+pub(crate) use self::runtime::{HomeRuntime, Instant, Timer, is_entered, now_on_runtime, to_std};
 
 /// Runs a scenario under many schedules. Half of them choose a random thread at every step. The other half change
 /// priorities seldom (PCT), which finds errors that need one thread to be very late.

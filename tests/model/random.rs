@@ -4,31 +4,29 @@
 use shuttle::rand::{Rng, thread_rng};
 
 use super::explore;
+use super::runtime::advance;
 use super::world::*;
 
 const KEYS: usize = 2;
 
 /// The actions of one caller.
 fn random_actions(world: &World, may_wait: bool) {
-    let mut last = None;
+    let mut sent: Option<Sent> = None;
     for _ in 0..3 {
         let key = thread_rng().gen_range(0..KEYS);
-        match thread_rng().gen_range(0..10) {
+        match thread_rng().gen_range(0..11) {
             0..=3 => {
                 let polls = if may_wait { usize::MAX } else { 4 };
-                if let Some(Ok(number)) = world.try_get(key, polls) {
-                    last = Some((key, number));
+                if let Some(Ok(new)) = world.try_request(key, polls) {
+                    sent = Some(new);
                 }
             }
-            4 | 5 => drop(world.try_get(key, thread_rng().gen_range(1..3))),
+            4 | 5 => drop(world.try_request(key, thread_rng().gen_range(0..3))),
             6 => world.forget(Some(key)),
             7 => world.forget(None),
-            8 => world.time.advance([1, FETCH_TIMEOUT, DUE, LIFETIME][thread_rng().gen_range(0..4)]),
-            _ => {
-                if let Some((key, number)) = last {
-                    world.reject(key, number);
-                }
-            }
+            8 => advance([1, LONG_PAST_DEADLINE, DUE, LIFETIME][thread_rng().gen_range(0..4)]),
+            9 => sent.iter().for_each(|sent| world.accept(sent)),
+            _ => sent.iter().for_each(|sent| world.reject(sent)),
         }
     }
 }
@@ -44,9 +42,11 @@ fn plans(with_hangs: bool) -> impl Fn(usize) -> (Wait, End) + Send + Sync {
                 3 => Wait::Gate,
                 _ => Wait::Forever,
             };
-            let end = match thread_rng().gen_range(0..6) {
+            let end = match thread_rng().gen_range(0..9) {
                 0 => End::Fail,
                 1 => End::Panic,
+                2 => End::Expired,
+                3 => End::Replaced,
                 _ => End::Token,
             };
             (wait, end)
@@ -56,31 +56,35 @@ fn plans(with_hangs: bool) -> impl Fn(usize) -> (Wait, End) + Send + Sync {
 }
 
 fn run(settings: Settings, with_hangs: bool) {
+    let place = settings.place;
     let world = World::new(settings, plans(with_hangs));
-    let callers: Vec<_> = (0..3).map(|_| world.spawn(move |world| random_actions(world, !with_hangs))).collect();
+    // Nobody polls callers that wait on a runtime that stands still.
+    let callers = [(world.clone(), place != Standing), (world.at(NoRuntime), true), (world.at(Driven), true)];
+    let callers =
+        callers.map(|(world, may_wait)| world.spawn(move |world| random_actions(world, may_wait && !with_hangs)));
     let opener = world.spawn(World::open);
-    join(callers);
-    opener.join().unwrap();
-    // After two timeouts only fetches on runtimes that nobody drives are left; the next caller replaces those.
-    for _ in 0..2 {
-        world.time.advance(FETCH_TIMEOUT);
-        shuttle::thread::yield_now();
+    // A fetch of a runtime that stands still ends only with time.
+    if place == Standing {
+        drop(world.pass_time(callers.into()))
+    } else {
+        drop(join(callers.into()))
     }
+    opener.join().unwrap();
     world.end();
 }
 
 #[test]
 fn c4_random_actions_leak_nothing() {
-    for home in [NOWHERE, TOKIO, TIMERLESS, STANDING_TIMERLESS] {
+    for place in [NoRuntime, Driven, Standing] {
         for (max_tokens, max_concurrent_fetches) in [(100, 100), (1, 1)] {
-            explore(move || run(Settings { home, max_tokens, max_concurrent_fetches }, false));
+            explore(move || run(Settings { place, max_tokens, max_concurrent_fetches }, false));
         }
     }
 }
 
 #[test]
 fn c4_random_actions_with_hanging_sources_leak_nothing() {
-    for home in [NOWHERE, TOKIO, TIMERLESS, STANDING] {
-        explore(move || run(Settings { max_concurrent_fetches: 2, ..Settings::on(home) }, true));
+    for place in [NoRuntime, Driven, Standing] {
+        explore(move || run(Settings { max_concurrent_fetches: 2, ..Settings::on(place) }, true));
     }
 }
