@@ -229,6 +229,8 @@ impl CacheState {
     /// Puts a new token into the cache. Returns false, and does not, if it can't be used.
     fn admit(&self, fetch: &Fetch, entry: &Arc<Entry>, now: SystemTime) -> bool {
         if !self.is_usable(fetch, entry, now) {
+            // The expired token before it must not be taken for a newer one if this one is rejected (rule D5).
+            self.store.remove_if(&fetch.params, |cached| cached.is_expired(now));
             if fetch.reason == FetchReason::Rejected {
                 self.rejections.fetch_failed(&fetch.params, now);
             }
