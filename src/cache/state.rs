@@ -247,7 +247,11 @@ impl CacheState {
         if origin == TokenOrigin::Fetch {
             self.rejections.replaced(&fetch.params);
             self.store.insert(fetch.params.clone(), Arc::clone(entry));
-        } else if fetch.reason == FetchReason::Rejected {
+            return;
+        }
+        // If this token is rejected, the expired one before it must not be taken for a newer one (rule D5).
+        self.store.remove_if(&fetch.params, |cached| cached.is_expired(now));
+        if fetch.reason == FetchReason::Rejected {
             self.rejections.fetch_failed(&fetch.params, now);
         }
     }

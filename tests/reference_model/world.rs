@@ -1,32 +1,32 @@
-//! Runs a case: the layer with a source and an inner service that report to the model.
+//! The layer between a source and an inner service that tell the model what they see, and the test that drives all three
+//! step by step.
 
-use std::future::poll_fn;
+mod inner;
+mod source;
+
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::Response;
 use http_body_util::Full;
-use serde_json::json;
 use tower::{Layer, Service};
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{
-    AiutaAuth, AiutaAuthLayer, AuthError, AuthErrorKind, AuthParams, BoxError, Clock, Jwt, NoReplay, TokenError,
-    TokenRequest, TokenSource,
-};
+use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AuthError, AuthErrorKind, BoxError, Clock, NoReplay, TokenCache};
 
-use super::model::{Model, RequestId};
-use super::support::{self, Gate, SKU_IMAGES, secs};
-use super::{Answer, Case, End, Failure, KEYS, Op, Plan, Status, Wait, params};
+use self::inner::{Inner, Marked, Wire};
+use self::source::Source;
+use super::case::{Case, Op, Plan, Request, Status, params};
+use super::counts::{Counts, Situation};
+use super::model::{Model, RequestId, Settings};
+use super::support::{self, Gate, SKU_IMAGES};
 
 type Shared = Arc<Mutex<Model>>;
 type Gates = Arc<Mutex<Vec<Gate>>>;
-/// The plans of the source calls for each request and for its replay.
-type Plans = Arc<Mutex<Vec<[Plan; 2]>>>;
+type Plans = Arc<Mutex<Vec<[Plan; 3]>>>;
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap()
@@ -36,7 +36,7 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Waits at the end of the queue of held futures until it is released. Returns immediately when the test is ending.
+/// Waits until the test opens this gate, which it adds behind the others. At the end of the test nothing is held.
 async fn hold(gates: &Gates, model: &Shared) {
     if lock(model).hurry {
         return;
@@ -53,141 +53,6 @@ fn release(gates: &Gates, number: usize) {
     }
 }
 
-struct Source {
-    model: Shared,
-    held: Gates,
-    plans: Plans,
-}
-
-/// Compares by content, independent of how the crate compares params.
-fn key_of(asked: &AuthParams) -> usize {
-    let same =
-        |params: AuthParams| params.to_strings() == asked.to_strings() && params.partition() == asked.partition();
-    (0..KEYS).find(|key| same(params(*key))).expect("the source was called with unknown params")
-}
-
-/// Reports to the model a source call that is dropped before it ended.
-struct Running(Shared, Option<usize>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(call) = self.1.take() {
-            lock(&self.0).dropped(call);
-        }
-    }
-}
-
-impl TokenSource for Source {
-    async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        let key = key_of(request.params());
-        let (call, asking, replay) = lock(&self.model).called(key, request.force_refresh());
-        let Plan { wait, end } = lock(&self.plans)[asking][usize::from(replay)].clone();
-        let mut running = Running(Arc::clone(&self.model), Some(call));
-        match wait {
-            Wait::No => {}
-            Wait::Turns(turns) => {
-                for _ in 0..turns {
-                    yield_now().await;
-                }
-            }
-            Wait::Held => hold(&self.held, &self.model).await,
-        }
-        let made = {
-            let mut model = lock(&self.model);
-            let made = match &end {
-                &End::Token(claims) => Some(model.make(call, Some(claims))),
-                End::SameAgain => Some(model.make(call, None)),
-                End::Failed { .. } | End::Panic => None,
-            };
-            running.1 = None;
-            model.ended(call, &end, made.map(|(token, ..)| token));
-            made
-        };
-        if let Some((token, exp, iat)) = made {
-            let seconds = |millis: i64| millis / 1_000;
-            let claims = json!({ "number": token, "exp": exp.map(seconds), "iat": iat.map(seconds) });
-            return Ok(Jwt::parse(support::token(&claims))?);
-        }
-        let End::Failed { how, pause } = end else {
-            // `panic!` would call the panic hook, which prints each panic.
-            std::panic::resume_unwind(Box::new("the source panics"))
-        };
-        let error = match how {
-            Failure::Permanent => TokenError::new("permanent"),
-            Failure::Transient => TokenError::transient("transient"),
-            Failure::Denied => TokenError::denied("denied"),
-        };
-        Err(match pause {
-            Some(pause) => error.with_retry_after(secs(u64::from(pause))),
-            None => error,
-        })
-    }
-}
-
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// An extension that holds the id and the responses of a request.
-#[derive(Clone)]
-struct Marked {
-    id: RequestId,
-    answers: [Answer; 2],
-}
-
-/// The inner service.
-struct Wire {
-    model: Shared,
-    held: Gates,
-    ready: bool,
-}
-
-impl Clone for Wire {
-    fn clone(&self) -> Self {
-        Self { model: Arc::clone(&self.model), held: Arc::clone(&self.held), ready: false }
-    }
-}
-
-impl Service<Request<Full<Bytes>>> for Wire {
-    type Response = Response<()>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<()>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
-        let Marked { id, answers } = request.extensions().get::<Marked>().unwrap().clone();
-        let token = request.headers()["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
-        let attempt = {
-            let mut model = lock(&self.model);
-            if !std::mem::take(&mut self.ready) {
-                model.wrong.push(format!("f1: request {id} went to a service that was not polled ready"));
-            }
-            model.sent(id, usize::try_from(support::token_number(token)).unwrap())
-        };
-        let answer = answers[attempt.min(1)];
-        let (model, gates) = (Arc::clone(&self.model), Arc::clone(&self.held));
-        Box::pin(async move {
-            if answer.held {
-                hold(&gates, &model).await;
-            }
-            lock(&model).answered(id, answer.status);
-            Ok(Response::builder().status(u16::from(answer.status)).body(()).unwrap())
-        })
-    }
-}
-
 struct Woken(AtomicBool);
 
 impl Wake for Woken {
@@ -196,7 +61,7 @@ impl Wake for Woken {
     }
 }
 
-/// A request that has not ended.
+/// A request that is not over.
 struct Open {
     id: RequestId,
     future: Pin<Box<dyn Future<Output = Result<Response<()>, BoxError>>>>,
@@ -205,18 +70,17 @@ struct Open {
 
 struct World {
     model: Shared,
-    clock: ManualClock,
+    wire: Arc<Wire>,
     on_runtime: bool,
     layer: AiutaAuthLayer,
-    service: AiutaAuth<Wire>,
+    service: AiutaAuth<Inner>,
     plans: Plans,
     calls: Gates,
-    answers: Gates,
     open: Vec<Open>,
 }
 
-/// Runs a case. Returns the violations and the counts of [`Model::tally`].
-pub fn run(case: &Case) -> (Vec<String>, [u64; 7]) {
+/// Runs a case. Returns what was wrong, and how often what happened.
+pub fn run(case: &Case) -> (Vec<String>, Counts) {
     if case.on_runtime {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(drive(case))
@@ -225,14 +89,14 @@ pub fn run(case: &Case) -> (Vec<String>, [u64; 7]) {
     }
 }
 
-async fn drive(case: &Case) -> (Vec<String>, [u64; 7]) {
+async fn drive(case: &Case) -> (Vec<String>, Counts) {
     let mut world = World::new(case);
     for op in &case.ops {
         world.apply(op).await;
         world.settle().await;
-        let model = lock(&world.model);
+        let mut model = lock(&world.model);
         if !model.wrong.is_empty() {
-            return (model.wrong.clone(), model.tally());
+            return (std::mem::take(&mut model.wrong), std::mem::take(&mut model.counts));
         }
     }
     world.end().await
@@ -240,29 +104,39 @@ async fn drive(case: &Case) -> (Vec<String>, [u64; 7]) {
 
 impl World {
     fn new(case: &Case) -> Self {
+        let Case { on_runtime, refreshes, max_concurrent_fetches, .. } = *case;
         let clock = ManualClock::default();
-        let model = Model::new(millis(clock.now()), case.on_runtime, case.refreshes, case.max_concurrent_fetches);
-        let model = Arc::new(Mutex::new(model));
-        let (plans, calls, answers) = (Plans::default(), Gates::default(), Gates::default());
+        let settings = Settings { on_runtime, refreshes, max_concurrent_fetches };
+        let model = Arc::new(Mutex::new(Model::new(millis(clock.now()), settings)));
+        let (plans, calls) = (Plans::default(), Gates::default());
         let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), plans: Arc::clone(&plans) };
         let layer = support::jwt(source)
             .clock(clock.clone())
-            .refresh_ahead(if case.refreshes { 0.25 } else { 0.0 })
-            .max_concurrent_fetches(case.max_concurrent_fetches)
+            .refresh_ahead(if refreshes { 0.25 } else { 0.0 })
+            .max_concurrent_fetches(max_concurrent_fetches)
             .build()
             .unwrap();
-        let wire = Wire { model: Arc::clone(&model), held: Arc::clone(&answers), ready: false };
-        let service = layer.layer(wire);
-        Self { model, clock, on_runtime: case.on_runtime, layer, service, plans, calls, answers, open: Vec::new() }
+        let wire = Arc::new(Wire {
+            model: Arc::clone(&model),
+            held: Gates::default(),
+            aiuta: ManualClock::new(clock.now()),
+            clock,
+            polled: Mutex::new(None),
+            waiting: Mutex::default(),
+            ready: AtomicUsize::new(0),
+        });
+        let service = layer.layer(Inner::new(Arc::clone(&wire)));
+        Self { model, wire, on_runtime, layer, service, plans, calls, open: Vec::new() }
+    }
+
+    fn tokens(&self) -> &TokenCache {
+        self.layer.token_cache().unwrap()
     }
 
     async fn apply(&mut self, op: &Op) {
         match *op {
-            Op::Request { key, answers, ref calls, once } => {
-                lock(&self.plans).push(calls.clone());
-                self.request(key, answers, once);
-            }
-            Op::Answer(number) => release(&self.answers, number),
+            Op::Request(ref request) => self.request(request),
+            Op::Respond(number) => release(&self.wire.held, number),
             Op::Release(number) => release(&self.calls, number),
             Op::Cancel(number) if number < self.open.len() => {
                 let open = self.open.remove(number);
@@ -271,107 +145,135 @@ impl World {
             }
             Op::Cancel(_) => {}
             Op::Invalidate(key) => {
-                lock(&self.model).invalidated(key);
-                self.layer.token_cache().unwrap().invalidate(&params(key));
+                let expected = lock(&self.model).invalidated(key);
+                if self.tokens().invalidate(&params(key)) != expected {
+                    lock(&self.model).wrong.push(format!("`invalidate` did not return {expected}"));
+                }
             }
             Op::Clear => {
-                (0..KEYS).for_each(|key| lock(&self.model).invalidated(key));
-                self.layer.token_cache().unwrap().clear();
+                lock(&self.model).cleared();
+                self.tokens().clear();
             }
+            Op::Busy(busy) => self.busy(busy),
             Op::Pass(seconds) => {
-                let by = secs(seconds.unsigned_abs());
-                self.clock.advance(by);
-                {
-                    let mut model = lock(&self.model);
-                    model.now += seconds * 1_000;
-                    model.passed += seconds * 1_000;
-                }
+                let by = Duration::from_secs(seconds.unsigned_abs());
+                self.wire.clock.advance(by);
+                self.wire.aiuta.advance(by);
+                lock(&self.model).passed(seconds * 1_000);
                 if self.on_runtime {
                     tokio::time::advance(by).await;
                 }
             }
-            Op::Jump(seconds) => {
+            Op::Step(seconds) => {
                 let by = Duration::from_secs(seconds.unsigned_abs());
                 if seconds < 0 {
-                    self.clock.step_back(by);
+                    self.wire.clock.step_back(by);
                 } else {
-                    self.clock.advance(by);
+                    self.wire.clock.advance(by);
                 }
-                lock(&self.model).now += seconds * 1_000;
+                lock(&self.model).stepped(seconds * 1_000);
             }
         }
     }
 
-    fn request(&mut self, key: usize, answers: [Answer; 2], once: bool) {
-        let id = lock(&self.model).request(key, !once);
+    fn busy(&self, busy: bool) {
+        lock(&self.model).busy = busy;
+        if !busy {
+            std::mem::take(&mut *lock(&self.wire.waiting)).into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        let &Request { key, answers, ref calls, no_replay } = request;
+        lock(&self.plans).push(calls.clone());
         let mut request = support::post(SKU_IMAGES, "{}");
         request.extensions_mut().insert(params(key));
-        request.extensions_mut().insert(Marked { id, answers });
-        if once {
+        if no_replay {
             request.extensions_mut().insert(NoReplay);
         }
         let mut service = self.service.clone();
-        let ready = Service::<Request<Full<Bytes>>>::poll_ready(&mut service, &mut Context::from_waker(Waker::noop()));
-        assert!(ready.is_ready());
+        let poll = Service::<http::Request<Full<Bytes>>>::poll_ready;
+        assert!(poll(&mut service, &mut Context::from_waker(Waker::noop())).is_ready());
+        let id = lock(&self.model).request(key, !no_replay);
+        request.extensions_mut().insert(Marked { id, answers });
+        lock(&self.model).in_call = true;
         let future = Box::pin(service.call(request));
-        lock(&self.model).end_lookup();
-        self.open.push(Open { id, future, woken: Arc::new(Woken(AtomicBool::new(true))) });
+        lock(&self.model).in_call = false;
+        let mut open = Open { id, future, woken: Arc::new(Woken(AtomicBool::new(true))) };
+        // Without a runtime this is where it looks for a token.
+        if self.poll(&mut open) {
+            self.open.push(open);
+        }
     }
 
-    /// Polls woken requests until none is woken any more. It polls no others, so that a lost wake-up is found.
+    /// Polls a request if it was woken. Returns whether it goes on.
+    fn poll(&self, open: &mut Open) -> bool {
+        if !open.woken.0.swap(false, Ordering::SeqCst) {
+            return true;
+        }
+        let waker = Waker::from(Arc::clone(&open.woken));
+        *lock(&self.wire.polled) = Some(open.id);
+        let polled = open.future.as_mut().poll(&mut Context::from_waker(&waker));
+        *lock(&self.wire.polled) = None;
+        let mut model = lock(&self.model);
+        model.looked();
+        let Poll::Ready(result) = polled else { return true };
+        let status = |response: Response<()>| Status::from(response.status().as_u16());
+        model.over(open.id, result.map(status).map_err(|error| kind(&error)));
+        false
+    }
+
+    /// Polls every request that was woken, until nothing moves any more. No other is polled, so a lost wake-up is noticed.
     async fn settle(&mut self) {
         let mut idle = 0;
         while idle < 3 {
-            let moved = self.poll_woken();
-            idle = if moved { 0 } else { idle + 1 };
+            let moves = self.open.iter().any(|open| open.woken.0.load(Ordering::SeqCst));
+            let mut open = std::mem::take(&mut self.open);
+            open.retain_mut(|open| self.poll(open));
+            self.open = open;
+            idle = if moves { 0 } else { idle + 1 };
             if self.on_runtime {
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
             }
         }
-        lock(&self.model).settled();
+        let (ready, stats) = (self.wire.ready.load(Ordering::SeqCst), self.tokens().stats());
+        let mut model = lock(&self.model);
+        model.settled();
+        if ready > 0 {
+            model.wrong.push(format!("c2: {ready} requests that wait keep a service that is ready"));
+        }
+        let (told, expected) = ((stats.entries, stats.clock_offset), model.cache());
+        if told != expected {
+            model.wrong.push(format!("entries and offset are {told:?}, instead of {expected:?}"));
+        }
     }
 
-    fn poll_woken(&mut self) -> bool {
-        let mut moved = false;
-        self.open.retain_mut(|open| {
-            if !open.woken.0.swap(false, Ordering::SeqCst) {
-                return true;
-            }
-            moved = true;
-            let waker = Waker::from(Arc::clone(&open.woken));
-            let polled = open.future.as_mut().poll(&mut Context::from_waker(&waker));
-            let mut model = lock(&self.model);
-            model.end_lookup();
-            let Poll::Ready(result) = polled else { return true };
-            model.over(open.id, result.map(|response| status(&response)).map_err(|error| error_kind(&error)));
-            false
-        });
-        moved
-    }
-
-    /// Releases everything, and checks that all requests end and that nothing is left.
-    async fn end(mut self) -> (Vec<String>, [u64; 7]) {
+    /// Lets everything go on that is held, until everything has ended and nothing is left.
+    async fn end(mut self) -> (Vec<String>, Counts) {
         lock(&self.model).hurry = true;
-        let held = lock(&self.calls).len() + lock(&self.answers).len();
+        self.busy(false);
+        let held = lock(&self.calls).len() + lock(&self.wire.held).len();
         for _ in 0..held {
             release(&self.calls, 0);
-            release(&self.answers, 0);
+            release(&self.wire.held, 0);
             self.settle().await;
         }
         self.settle().await;
-        let stats = self.layer.token_cache().unwrap().stats();
+        let stats = self.tokens().stats();
         let Self { model, layer, service, open, .. } = self;
         {
             let mut model = lock(&model);
             model.ending = true;
-            let seen = (model.calls(), model.rejections(), model.replays());
-            let reported = (stats.fetches, stats.rejected, stats.replays);
-            if seen != reported {
+            let count = |situation| model.counts.get(situation);
+            let (expected, replays) = ((model.calls(), count(Situation::Rejected)), model.replays());
+            let told = (stats.fetches, stats.rejected);
+            if told != expected || !replays.contains(&stats.replays) {
+                let told = (told, stats.replays);
                 model
                     .wrong
-                    .push(format!("stats report {reported:?} calls, rejections and replays; there were {seen:?}"));
+                    .push(format!("calls, rejections, replays are {told:?}, instead of {expected:?}, {replays:?}"));
             }
             let waiting: Vec<_> = open.iter().map(|open| open.id).collect();
             if !waiting.is_empty() {
@@ -387,23 +289,14 @@ impl World {
             }
         }
         let mut model = lock(&model);
-        if model.live() > 0 {
-            let left = format!("c4: {} calls are left", model.live());
-            model.wrong.push(left);
+        let running = model.running_fetches();
+        if running > 0 {
+            model.wrong.push(format!("c4: {running} fetches are left"));
         }
-        (model.wrong.clone(), model.tally())
+        (std::mem::take(&mut model.wrong), std::mem::take(&mut model.counts))
     }
 }
 
-fn status(response: &Response<()>) -> Status {
-    match response.status().as_u16() {
-        200 => Status::Fine,
-        401 => Status::Unauthorized,
-        503 => Status::Broken,
-        other => panic!("{other}"),
-    }
-}
-
-fn error_kind(error: &BoxError) -> AuthErrorKind {
-    error.downcast_ref::<AuthError>().expect("the error is not an AuthError").kind()
+fn kind(error: &BoxError) -> AuthErrorKind {
+    error.downcast_ref::<AuthError>().expect("an error of the layer").kind()
 }
