@@ -151,9 +151,12 @@ impl Model {
     /// A `Date` that agrees with the clock voids the offset in force (rule H1).
     fn dated(&mut self, date: Option<i64>, situation: Situation) {
         let agrees = date.is_some_and(|date| agree(date, self.now.clock));
-        if agrees && self.correction.in_force(self.now) != 0 {
+        if agrees {
+            if self.correction.in_force(self.now) != 0 {
+                self.counts.add(situation);
+            }
+            // One that has lapsed does not come back if the clock steps back.
             self.correction.adopt(0, self.now);
-            self.counts.add(situation);
         }
     }
 
