@@ -1,8 +1,8 @@
 //! [`AiutaAuthMiddleware`]: the layer as a middleware for `reqwest-middleware`, and [`same_origin_redirects`] for
 //! reqwest.
 //!
-//! The middleware wraps the rest of the chain, the following middlewares and the reqwest client, in a Tower service. It
-//! then sends the request through [`AiutaAuth`](crate::AiutaAuth), which applies all rules.
+//! The middleware wraps the rest of the chain (the following middlewares and the reqwest client) in a Tower service. It
+//! then sends the request through [`AiutaAuth`](crate::AiutaAuth), just as the layer does.
 
 mod next_service;
 mod redirects;
@@ -152,7 +152,7 @@ fn copy_layer_extensions(from: &Extensions, to: &mut Extensions) {
     copy::<NoReplay>(from, to);
 }
 
-/// Unboxes an error. An inner error is returned unchanged, and an [`AuthError`] can be downcast.
+/// Unboxes an error. A boxed `Error` is returned unchanged; an [`AuthError`] can be downcast.
 fn into_error(error: BoxError) -> Error {
     let error = match error.downcast::<Error>() {
         Ok(error) => return *error,

@@ -25,8 +25,8 @@ use crate::source::{BoxTokenSource, FetchReason, TokenRequest};
 use crate::sync::Mutex;
 use crate::trace;
 
-/// Maximum number of keys in `expired_twice`. If there are more, keys that are rarely used are forgotten, and the
-/// source is called a second time for them again.
+/// Maximum number of keys in `expired_twice`. If there are more, rarely used keys are removed. A fetch for such a
+/// key may then call the source twice again.
 const MAX_EXPIRED_TWICE: usize = 1024;
 
 /// How long a key stays in `expired_twice` (rule D4).
@@ -54,7 +54,7 @@ pub(crate) struct CacheState {
     pub(super) counter: Arc<FetchCounter>,
     /// Changed only under the lock of `in_flight`.
     pub(super) rejections: Rejections,
-    /// Keys for which both calls of a fetch returned a token that could not be used. The next fetches for such a key
+    /// Keys for which a fetch called the source twice and got two unusable tokens. The next fetches for such a key
     /// call the source only once.
     expired_twice: Store<Pause>,
     pub(super) cooldowns: Cooldowns,

@@ -130,8 +130,8 @@ pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
 
 /// Returns whether a request starts a try-on, under any path prefix.
 ///
-/// The prefix does not matter because a token without params at a try-on path, even an unknown one, would be valid for
-/// every try-on. The JWT scheme exists to prevent that mistake.
+/// Any prefix counts: a token without params, if sent to any try-on path (even an unknown path), would be valid for
+/// every try-on. The JWT scheme exists to prevent this.
 pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
     *method == Method::POST && paths.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
 }

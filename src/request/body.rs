@@ -253,7 +253,7 @@ impl BodyReader {
     /// # Errors
     ///
     /// Returns `BodyTooLarge` if the body exceeds the limit. Returns `InvalidBody` if the body fails, or if it has
-    /// trailers, because `RequestBody` could not put them back.
+    /// trailers, because a new `RequestBody` would lose them.
     pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Result<Bytes, AuthError>>
     where
         B: Body + Unpin,

@@ -10,7 +10,7 @@ use crate::jwt::Jwt;
 /// Creates a [`TokenSource`] from an async closure.
 ///
 /// The closure receives the [`TokenRequest`] and returns the token as a [`Jwt`] or a `String`. If its error is a
-/// [`TokenError`], the error is used unchanged. Any other error becomes the cause of a permanent one, as with
+/// [`TokenError`], it is used unchanged. Any other error is wrapped in a permanent [`TokenError`], as with
 /// [`TokenError::new`].
 ///
 /// ```

@@ -72,7 +72,7 @@ fn match_body(claims: &Claims, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns whether the values are equal. A list of strings may be one claim joined by `,`: the iOS SDK passes lists to
+/// Returns whether the values are equal. A list equals a claim of its items joined by `,`: the iOS SDK passes lists to
 /// its integrator in this form.
 fn matches_field(claim: &Value, field: &Value) -> bool {
     claim == field || claim.is_string() && joined(field).as_deref() == claim.as_str()

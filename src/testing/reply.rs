@@ -38,7 +38,7 @@ pub(super) fn detail(status: StatusCode, text: &str) -> Reply {
     json(status, &json!({ "detail": text }))
 }
 
-/// Builds a 422 with one entry per error: `HTTPValidationError` in the OpenAPI files.
+/// Builds a 422 with an `HTTPValidationError` (see OpenAPI), one entry per error.
 pub(super) fn invalid(errors: &[ValidationError]) -> Reply {
     let detail: Vec<_> = errors.iter().map(ValidationError::to_json).collect();
     json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "detail": detail }))
