@@ -136,7 +136,30 @@ fn e5_second_rejection_pauses_unless_something_resets_it() {
     }
 }
 
-/// The refresh begins before the token is rejected.
+/// The refresh ends while others look for a token, and after the rejection.
+#[test]
+fn e1_refresh_that_runs_at_rejection_is_not_cached() {
+    explore(|| {
+        let plan = |number| if number == 1 { (Wait::Gate, End::Token) } else { (Wait::Turns(1), End::Token) };
+        let world = World::new(Settings::on(Driven), plan);
+        let sent = world.request(0).unwrap();
+        advance(DUE);
+        // Starts the refresh without waiting for it.
+        assert_eq!(world.get(0), Ok(0));
+        world.reject(&sent);
+        let callers = world.callers(2, 0);
+        world.open();
+        assert_eq!(join(callers), [Ok(2); 2]);
+        let call = world.call(2);
+        assert!(call.forced && call.replaces == Some(0));
+        world.settle();
+        assert_eq!((world.get(0), world.calls()), (Ok(2), 3));
+        assert_eq!(world.fetches_in_flight(), 0);
+        world.end();
+    });
+}
+
+/// The refresh begins before the token is rejected, and may end before that, too.
 #[test]
 fn e1_refresh_from_before_rejection_is_not_cached() {
     explore(|| {
