@@ -13,13 +13,16 @@ use crate::progress::Snapshot;
 ///
 /// - **first**: the params have not been requested before. K, plus the keys of floods.
 /// - **again**: the last call for these params failed.
-/// - **rejected**: the token was answered with 401. At most one call per 401: later requests find another token, or
-///   join a fetch.
+/// - **rejected**: the token was answered with 401. One call for each such token: later requests find another token, or
+///   join a fetch, or carry the rejected one.
+/// - **unusable**: the source returned a token that has expired or was rejected, so it is called a second time, and that
+///   token is not cached.
+/// - **cached**: the source returned a token from its own cache, which has less time left.
+/// - **beside**: a caller without a runtime does not join a fetch that a task drives.
 /// - **invalidated**: the params were invalidated, one call each; or the cache was cleared, one call for each of the K
 ///   keys and for each flood key that a caller is requesting at that moment.
 /// - **time**: a token is refreshed once 0.4 of its lifetime has passed, or shortly afterwards. After a clock step, the
-///   tokens of all keys may have expired or lie in the future. When the layer corrects for a wrong clock, its time
-///   moves again, and up to twice more if a response from before the step arrives after one from after it.
+///   tokens of all keys may have expired or lie in the future, and so may those that are being fetched.
 /// - **evicted**: each key of a flood may evict another token. (A frequently used key that comes back evicts one that
 ///   is no longer used.)
 ///
@@ -27,7 +30,7 @@ use crate::progress::Snapshot;
 /// are open at once is checked for each call, in [`SourceCalls`](crate::source_calls::SourceCalls).
 pub(crate) struct CallBudget {
     pub(crate) calls: u64,
-    terms: [(&'static str, u64); 6],
+    terms: [(&'static str, u64); 9],
 }
 
 /// Shortest time between two refreshes of a token. A token of 4 s can lose up to 1 s, because `exp` is in whole
@@ -43,9 +46,12 @@ impl CallBudget {
             terms: [
                 ("first", keys + seen.flood_keys),
                 ("again", seen.source_calls - seen.successful_calls),
-                ("rejected", seen.unauthorized),
+                ("rejected", seen.rejected_tokens),
+                ("unusable", 2 * seen.unusable),
+                ("cached", seen.out_of_cache),
+                ("beside", seen.beside),
                 ("invalidated", seen.invalidations + seen.clears * all_keys),
-                ("time", refreshes * keys + 4 * seen.clock_steps * all_keys),
+                ("time", refreshes * keys + 2 * seen.clock_steps * all_keys),
                 ("evicted", seen.flood_keys),
             ],
         }

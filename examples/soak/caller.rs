@@ -8,14 +8,15 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
-use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_aiuta_auth::{AuthError, BoxError, NoReplay};
 
 use crate::body::{TestBody, digest};
+use crate::call;
 use crate::client::{Stack, add_stale_credential};
 use crate::gate::{DIGEST, PARTITION};
 use crate::invariants::Invariant;
+use crate::rejected_keys::REJECTED_KEYS;
 use crate::rng::Rng;
 use crate::shared::{Shared, TryOn};
 use crate::upstream::{id_in, multipart};
@@ -32,6 +33,8 @@ pub(crate) struct Caller {
     stacks: [Stack; 2],
     untrusted_origin: String,
     rng: Rng,
+    /// One in this number of calls is dropped after at most 30 ms.
+    impatient_one_in: u64,
     /// The last photo and operation that this caller created. Its other calls are about these.
     photo: String,
     operation: String,
@@ -40,30 +43,53 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn new(shared: Arc<Shared>, stacks: [Stack; 2], untrusted_origin: String, rng: Rng) -> Self {
         let photo = shared.upstream.photos[0].clone();
-        Self { shared, stacks, untrusted_origin, rng, photo, operation: String::new() }
+        Self { shared, stacks, untrusted_origin, rng, impatient_one_in: 20, photo, operation: String::new() }
+    }
+
+    /// Drops every second call after at most 30 ms.
+    pub(crate) fn impatient(self) -> Self {
+        Self { impatient_one_in: 2, ..self }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), BoxError> {
         while !self.shared.is_over() {
-            if let Some(try_on) = self.shared.next_in_flood() {
+            match self.rejected_try_on() {
+                Some(try_on) => self.start(&try_on).await?,
+                None => self.call().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns a try-on whose token will be rejected, now and then. Only callers on a runtime that is always driven
+    /// request it, so that each fetch for it ends in time.
+    fn rejected_try_on(&mut self) -> Option<TryOn> {
+        if !self.rng.one_in(20) {
+            return None;
+        }
+        let number = self.rng.below(REJECTED_KEYS);
+        self.shared.rejected_keys.try_on(number, &self.shared.upstream.photos[0])
+    }
+
+    /// Makes one call.
+    pub(crate) async fn call(&mut self) -> Result<(), BoxError> {
+        if let Some(try_on) = self.shared.next_in_flood() {
+            return self.start(&try_on).await;
+        }
+        match self.rng.below(100) {
+            0..66 => {
+                // Some keys are requested much more often than others.
+                let most = self.rng.below(self.shared.try_on_keys()) + 1;
+                let try_on = self.shared.try_on(self.rng.below(most));
                 self.start(&try_on).await?;
-                continue;
             }
-            match self.rng.below(100) {
-                0..66 => {
-                    // Some keys are requested much more often than others.
-                    let most = self.rng.below(self.shared.try_on_keys()) + 1;
-                    let try_on = self.shared.try_on(self.rng.below(most));
-                    self.start(&try_on).await?;
-                }
-                66..82 => drop(self.get(&format!("/v1/sku_try_on_operations/{}", self.operation)).await?),
-                82..88 => drop(self.get("/v1/try_on_models").await?),
-                88..91 => self.upload().await?,
-                91..94 => drop(self.get(&format!("/v1/uploaded_images/{}", self.photo)).await?),
-                // No SDK sends this request. Its token is for empty params.
-                94..97 => self.delete().await?,
-                _ => self.visit_untrusted_host().await?,
-            }
+            66..82 => drop(self.get(&format!("/v1/sku_try_on_operations/{}", self.operation)).await?),
+            82..88 => drop(self.get("/v1/try_on_models").await?),
+            88..91 => self.upload().await?,
+            91..94 => drop(self.get(&format!("/v1/uploaded_images/{}", self.photo)).await?),
+            // No SDK sends this request. Its token is for empty params.
+            94..97 => self.delete().await?,
+            _ => self.visit_untrusted_host().await?,
         }
         Ok(())
     }
@@ -160,21 +186,28 @@ impl Caller {
     /// Waits for the whole response, or drops the call after a while.
     async fn send(&mut self, request: Request<TestBody>) -> Reply {
         let stack = self.stacks[usize::from(self.rng.one_in(4))].clone();
-        let impatient = self.rng.one_in(20);
+        let impatient = self.rng.one_in(self.impatient_one_in);
         let limit = if impatient { self.rng.millis(0..=30) } else { CALL_TIMEOUT };
         let route = format!("{} {}", request.method(), request.uri().path());
-        let call = self.shared.invalidations.watch(async {
-            let response = stack.oneshot(request).await?;
+        // Longer than most tokens that are looked up have left.
+        let slow = if self.rng.one_in(30) { self.rng.millis(0..=3_000) } else { Duration::ZERO };
+        let shared = Arc::clone(&self.shared);
+        let call = self.shared.invalidations.watch(slow, async move {
+            let response = stack.oneshot(request).await.inspect_err(|error| {
+                if error.is::<AuthError>() {
+                    call::with(|call| shared.check_wait(call));
+                }
+            })?;
             let status = response.status();
             Ok::<_, BoxError>((status, response.into_body().collect().await?.to_bytes()))
         });
         let counts = &self.shared.counts;
-        match timeout(limit, call).await {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) if error.is::<AuthError>() => counts.failed.add(),
-            Ok(Err(_)) => counts.disconnected.add(),
-            Err(_) if impatient => counts.dropped.add(),
-            Err(_) => {
+        match self.shared.timers.timeout(limit, call).await {
+            Some(Ok(answer)) => return Some(answer),
+            Some(Err(error)) if error.is::<AuthError>() => counts.failed.add(),
+            Some(Err(_)) => counts.disconnected.add(),
+            None if impatient => counts.dropped.add(),
+            None => {
                 self.shared
                     .violations
                     .record(Invariant::EveryCallEnds, || format!("{route} took longer than {CALL_TIMEOUT:?}"));

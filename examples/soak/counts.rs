@@ -34,6 +34,21 @@ pub(crate) struct Counts {
     pub(crate) cut: Count,
     /// 401 responses, as the layer received them.
     pub(crate) unauthorized: Count,
+    /// Tokens that were answered with 401.
+    pub(crate) rejected_tokens: Count,
+    /// 401 responses with a false date.
+    pub(crate) false_dates: Count,
+    /// Services that were slow to become ready.
+    pub(crate) slow: Count,
+    /// Calls on a runtime that is driven only during calls, and calls without a runtime.
+    pub(crate) calls_on_undriven: Count,
+    pub(crate) calls_without_runtime: Count,
+    /// Runtimes that were shut down.
+    pub(crate) shutdowns: Count,
+    /// Rejected tokens that were sent again.
+    pub(crate) stopgaps: Count,
+    /// Number of times that the layer was seen to void an offset.
+    pub(crate) voided_offsets: Count,
     /// Calls that their caller dropped before they ended.
     pub(crate) dropped: Count,
     /// Calls that ended in an error of the layer, because no token was available.

@@ -1,21 +1,25 @@
 //! The gate in front of the upstream: checks each request, then forwards it. Some requests are redirected instead, and
 //! some connections are cut.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::{AUTHORIZATION, DATE, HeaderValue, LOCATION};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
+use tower_aiuta_auth::Clock;
 use tower_aiuta_auth::testing::Credential;
 
 use crate::body::digest;
 use crate::deliveries::Deliveries;
 use crate::invariants::Invariant;
+use crate::rejected_keys::RejectedKeys;
 use crate::rng::Rng;
 use crate::server::{Cut, Host, Reply};
 use crate::shared::Shared;
@@ -25,6 +29,9 @@ use crate::source::partition_of_token;
 pub(crate) const DIGEST: &str = "x-soak-digest";
 /// Partition of the request, set by the caller. Requests do not contain it otherwise.
 pub(crate) const PARTITION: &str = "x-soak-partition";
+
+/// Marks a 401 response whose date is false.
+pub(crate) const FALSE_DATE: &str = "x-soak-false-date";
 
 /// The fields of the body that are signed into a token.
 const SIGNED: [&str; 5] = ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
@@ -82,6 +89,35 @@ impl Gate {
         Some(redirect(origin, &head.uri))
     }
 
+    /// Rejects a request for one of the [`RejectedKeys`].
+    fn reject(&self, head: &http::request::Parts) -> Reply {
+        let again = bearer(&head.headers).and_then(|token| self.shared.issued.get(token)).is_some_and(|it| it.rejected);
+        if again {
+            self.shared.counts.stopgaps.add();
+        }
+        let mut reply = Response::new(Full::default());
+        *reply.status_mut() = StatusCode::UNAUTHORIZED;
+        reply
+    }
+
+    /// Gives some responses a false date. If it is behind, the upstream rejects a token that was made by it, so the
+    /// offset is never adopted. If it is ahead by less than a token is backdated, the upstream accepts the token, and
+    /// the offset is in force until the next date contradicts it. If it is off by more than a day, no offset is tried.
+    fn falsify_date(&self, reply: &mut Reply) {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Clock::now(&self.shared.clock);
+        let date: SystemTime = match rng.below(9) {
+            0 => now - Duration::from_secs(rng.within(3_600..=7_200)),
+            1 => now + Duration::from_secs(rng.within(8..=12)),
+            2 => now + Duration::from_secs(2 * 24 * 3_600),
+            _ => return,
+        };
+        drop(rng);
+        self.shared.counts.false_dates.add();
+        reply.headers_mut().insert(DATE, httpdate::fmt_http_date(date).try_into().expect("a legal header"));
+        reply.headers_mut().insert(FALSE_DATE, HeaderValue::from_static("1"));
+    }
+
     /// Counts a request that the upstream accepted.
     fn accepted(&self, head: &http::request::Parts, body: &Bytes) {
         let counts = &self.shared.counts;
@@ -102,11 +138,14 @@ impl Host for Gate {
         let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
         self.shared.counts.requests.add();
         self.inspect(&head, &body);
+        if garment_in(&body).is_some_and(|garment| RejectedKeys::contains(&garment)) {
+            return Ok(self.reject(&head));
+        }
         if let Some(reply) = self.redirect(&head) {
             return Ok(reply);
         }
         let request = Request::from_parts(head.clone(), Full::new(body.clone()));
-        let Ok(reply) = self.shared.upstream.answer(request).await else {
+        let Ok(mut reply) = self.shared.upstream.answer(request).await else {
             self.shared.counts.cut.add();
             return Err(Cut);
         };
@@ -117,6 +156,9 @@ impl Host for Gate {
                 self.shared.counts.cut.add();
                 return Err(Cut);
             }
+        }
+        if reply.status() == StatusCode::UNAUTHORIZED && self.shared.false_dates.load(Ordering::Relaxed) {
+            self.falsify_date(&mut reply);
         }
         Ok(reply)
     }
@@ -151,9 +193,17 @@ fn wrong_token(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
 }
 
 fn claims(headers: &HeaderMap) -> Option<Map<String, Value>> {
-    let token = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let payload = URL_SAFE_NO_PAD.decode(bearer(headers)?.split('.').nth(1)?).ok()?;
     serde_json::from_slice(&payload).ok()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Returns the first garment of a try-on.
+fn garment_in(body: &[u8]) -> Option<String> {
+    Some(serde_json::from_slice::<Value>(body).ok()?.get("sku_ids")?.get(0)?.as_str()?.to_owned())
 }
 
 /// Returns the call's number, which its body contains.

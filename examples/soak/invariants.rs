@@ -13,6 +13,14 @@ pub(crate) enum Invariant {
     StartedOnce,
     SentAtMostTwice,
     BodyUnchanged,
+    /// By the layer's clock, and as old as the source says (rules D1, C2).
+    TokenInTime,
+    /// Rule H1.
+    OffsetOnTrial,
+    /// Rule E5.
+    WaitsAfterRejections,
+    /// Rules C2, C4 and C6.
+    WaitsAreShort,
     SingleFlight,
     SourceCallBudget,
     CacheLimits,
@@ -31,6 +39,14 @@ impl fmt::Display for Invariant {
             Self::StartedOnce => "no operation was started twice for one call",
             Self::SentAtMostTwice => "no request was sent more than twice",
             Self::BodyUnchanged => "each body arrived unchanged",
+            Self::TokenInTime => "no token was sent after its time",
+            Self::OffsetOnTrial => {
+                "a clock offset was used for one request until it had helped, and not kept if it was wrong"
+            }
+            Self::WaitsAfterRejections => {
+                "the token source was called ever more rarely for keys whose tokens are rejected"
+            }
+            Self::WaitsAreShort => "no request waited longer for a token than a new fetch takes",
             Self::SingleFlight => {
                 "at most one open call of the token source for the same params, unless they were invalidated"
             }
@@ -44,13 +60,17 @@ impl fmt::Display for Invariant {
 }
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::TokenMatchesRequest,
         Self::OneCredential,
         Self::NoCredentialLeaked,
         Self::StartedOnce,
         Self::SentAtMostTwice,
         Self::BodyUnchanged,
+        Self::TokenInTime,
+        Self::OffsetOnTrial,
+        Self::WaitsAfterRejections,
+        Self::WaitsAreShort,
         Self::SingleFlight,
         Self::SourceCallBudget,
         Self::CacheLimits,

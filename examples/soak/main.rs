@@ -13,9 +13,11 @@
 
 mod args;
 mod body;
+mod call;
 mod call_budget;
 mod caller;
 mod chaos;
+mod checked;
 mod client;
 mod clock;
 mod counts;
@@ -23,13 +25,17 @@ mod deliveries;
 mod gate;
 mod invalidations;
 mod invariants;
+mod issued;
 mod progress;
+mod rejected_keys;
 mod rng;
 mod run;
+mod runtimes;
 mod server;
 mod shared;
 mod source;
 mod source_calls;
+mod timers;
 mod untrusted_host;
 mod upstream;
 

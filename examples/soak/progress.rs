@@ -5,7 +5,9 @@ use tower_aiuta_auth::TokenCacheStats;
 
 use crate::MEMORY;
 use crate::invariants::{Invariant, Violations};
+use crate::runtimes::THREADS;
 use crate::shared::{REQUESTS_PER_FLOOD_KEY, Shared};
+use crate::source::SourceCounts;
 use crate::source_calls::SourceCalls;
 
 /// The value of every counter at one moment.
@@ -19,6 +21,21 @@ pub(crate) struct Snapshot {
     pub(crate) redirects: u64,
     pub(crate) untrusted_requests: u64,
     pub(crate) unauthorized: u64,
+    pub(crate) rejected_tokens: u64,
+    pub(crate) stopgaps: u64,
+    pub(crate) false_dates: u64,
+    pub(crate) trials: u64,
+    pub(crate) voided_offsets: u64,
+    pub(crate) slow: u64,
+    pub(crate) calls_on_undriven: u64,
+    pub(crate) calls_without_runtime: u64,
+    pub(crate) shutdowns: u64,
+    pub(crate) out_of_cache: u64,
+    pub(crate) unusable: u64,
+    pub(crate) without_age: u64,
+    pub(crate) second_calls: u64,
+    pub(crate) beside: u64,
+    pub(crate) after_timeout: u64,
     pub(crate) failed: u64,
     pub(crate) dropped: u64,
     pub(crate) cut: u64,
@@ -38,7 +55,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(shared: &Shared, stats: &TokenCacheStats, source_calls: &SourceCalls) -> Self {
+    pub(crate) fn take(
+        shared: &Shared,
+        stats: &TokenCacheStats,
+        source_calls: &SourceCalls,
+        source: &SourceCounts,
+    ) -> Self {
         let counts = &shared.counts;
         Self {
             stats: *stats,
@@ -49,6 +71,21 @@ impl Snapshot {
             redirects: counts.redirects.get(),
             untrusted_requests: counts.untrusted_requests.get(),
             unauthorized: counts.unauthorized.get(),
+            rejected_tokens: counts.rejected_tokens.get(),
+            stopgaps: counts.stopgaps.get(),
+            false_dates: counts.false_dates.get(),
+            trials: source.trials.get(),
+            voided_offsets: counts.voided_offsets.get(),
+            slow: counts.slow.get(),
+            calls_on_undriven: counts.calls_on_undriven.get(),
+            calls_without_runtime: counts.calls_without_runtime.get(),
+            shutdowns: counts.shutdowns.get(),
+            out_of_cache: source.out_of_cache.get(),
+            unusable: source.unusable.get(),
+            without_age: source.without_age.get(),
+            second_calls: source_calls.second_calls.get(),
+            beside: source_calls.beside.get(),
+            after_timeout: source_calls.after_timeout.get(),
             failed: counts.failed.get(),
             dropped: counts.dropped.get(),
             cut: counts.cut.get(),
@@ -72,15 +109,16 @@ impl Snapshot {
         violations.check(Invariant::CacheLimits, tokens <= max_tokens as u64, || {
             format!("{tokens} tokens, limit {max_tokens}")
         });
-        // A fetch can end a moment before its call is dropped, while a thread still polls that call.
-        let most = max_concurrent_fetches + Handle::current().metrics().num_workers();
+        // A fetch can end a moment before its call is dropped, while a thread still polls that call. A thread that
+        // replaces a fetch that is past its deadline ends that one a moment later.
+        let most = max_concurrent_fetches + 2 * (Handle::current().metrics().num_workers() + THREADS);
         violations.check(Invariant::CacheLimits, self.open <= most, || {
             format!("{} open calls of the token source, limit {max_concurrent_fetches}", self.open)
         });
     }
 
     /// Returns the events that must occur in a full run.
-    pub(crate) fn events(&self) -> [(&'static str, u64); 20] {
+    pub(crate) fn events(&self) -> [(&'static str, u64); 34] {
         [
             ("hits", self.stats.hits),
             ("misses", self.stats.misses),
@@ -101,7 +139,21 @@ impl Snapshot {
             ("clears", self.clears),
             ("rotations", self.rotations),
             ("clock steps", self.clock_steps),
-            ("clocks corrected", self.offsets),
+            ("401s with a false date", self.false_dates),
+            ("offsets tried", self.trials),
+            ("offsets adopted", self.offsets),
+            ("offsets voided", self.voided_offsets),
+            ("rejected tokens sent again", self.stopgaps),
+            ("tokens without an age", self.without_age),
+            ("tokens from the source's cache", self.out_of_cache),
+            ("unusable tokens", self.unusable),
+            ("second calls of the source", self.second_calls),
+            ("calls beside a task's", self.beside),
+            ("calls after a timeout", self.after_timeout),
+            ("slow services", self.slow),
+            ("calls on undriven runtimes", self.calls_on_undriven),
+            ("calls without a runtime", self.calls_without_runtime),
+            ("runtimes shut down", self.shutdowns),
         ]
     }
 }

@@ -1,6 +1,7 @@
 //! One run from beginning to end: sets everything up, lets it go wrong, and takes it down.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -11,20 +12,22 @@ use tower_aiuta_auth::{AiutaAuthLayer, BoxError, JwtSigner};
 
 use crate::args::Args;
 use crate::call_budget::CallBudget;
-use crate::caller::Caller;
 use crate::chaos::Chaos;
-use crate::client::stacks;
 use crate::clock::WallClock;
-use crate::counts::Counts;
+use crate::counts::{Count, Counts};
 use crate::gate::Gate;
 use crate::invalidations::Invalidations;
 use crate::invariants::{Invariant, Violations};
+use crate::issued::Issued;
 use crate::progress::{Progress, Snapshot};
+use crate::rejected_keys::RejectedKeys;
 use crate::rng::Rng;
+use crate::runtimes::{self, Parts};
 use crate::server::Port;
-use crate::shared::Shared;
-use crate::source::{LIFETIME, Source, SourceMode};
+use crate::shared::{FETCH_TIMEOUT, Shared};
+use crate::source::{LIFETIME, Source, SourceCache, SourceCounts, SourceMode};
 use crate::source_calls::SourceCalls;
+use crate::timers::Timers;
 use crate::untrusted_host::UntrustedHost;
 use crate::upstream::Upstream;
 
@@ -33,8 +36,6 @@ const MAX_TOKENS: usize = 512;
 const MAX_CONCURRENT_FETCHES: usize = 48;
 /// High, so that tokens are refreshed between two actions of [`Chaos`].
 const REFRESH_AHEAD: f64 = 0.6;
-/// Short, so that a source that hangs does not stop its callers for long.
-const FETCH_TIMEOUT: Duration = Duration::from_millis(300);
 /// Maximum wait after a run for tasks to end. Connections take the longest.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -60,7 +61,15 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
     let clocks = [(); 2].map(|()| WallClock::new(started));
     let (violations, invalidations, mode) =
         (Arc::<Violations>::default(), Arc::<Invalidations>::default(), Arc::<SourceMode>::default());
-    let source_calls = Arc::new(SourceCalls::new(FETCH_TIMEOUT, Arc::clone(&invalidations), Arc::clone(&violations)));
+    let issued = Arc::<Issued>::default();
+    let source_calls = Arc::new(SourceCalls::new(
+        FETCH_TIMEOUT,
+        Arc::clone(&issued),
+        Arc::clone(&invalidations),
+        Arc::clone(&violations),
+    ));
+    let rejected_keys = Arc::new(RejectedKeys::new(Arc::clone(&violations)));
+    let timers = Timers(Handle::current());
 
     let (gate, untrusted) = (Port::bind().await?, Port::bind().await?);
     let untrusted_origin = untrusted.origin.clone();
@@ -69,8 +78,13 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
         violations: Arc::clone(&violations),
         invalidations,
         upstream: Upstream::new(clocks[1].clone()).await?,
+        issued: Arc::clone(&issued),
+        rejected_keys: Arc::clone(&rejected_keys),
+        clock: clocks[0].clone(),
+        timers: timers.clone(),
         origin: gate.origin.clone(),
         over: false.into(),
+        false_dates: true.into(),
         flood: 0.into(),
     });
     let hosts = (
@@ -79,7 +93,21 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
     );
 
     let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET)?.lifetime(LIFETIME);
-    let source = Source::new(signer.clone(), Arc::clone(&mode), rng(SOURCE), Arc::clone(&source_calls));
+    let source_counts = Arc::<SourceCounts>::default();
+    let source = Source {
+        signer: signer.clone(),
+        mode: Arc::clone(&mode),
+        rng: Mutex::new(rng(SOURCE)),
+        nonce: Count::default(),
+        cache: SourceCache::default(),
+        counts: Arc::clone(&source_counts),
+        source_calls: Arc::clone(&source_calls),
+        issued,
+        rejected_keys,
+        violations: Arc::clone(&violations),
+        clock: clocks[0].clone(),
+        timers,
+    };
     let layer = AiutaAuthLayer::builder()
         .jwt(FakeAiuta::SUBSCRIPTION_ID, source)
         .origins([shared.origin.as_str()])
@@ -92,14 +120,14 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
     let tokens = layer.token_cache().expect("the layer uses JWTs").clone();
 
     let mut tasks = JoinSet::new();
-    let stacks = stacks(&layer, &shared);
-    for caller in 0..args.callers {
-        let rng = rng(CALLERS + caller);
-        tasks.spawn(Caller::new(Arc::clone(&shared), stacks.clone(), untrusted_origin.clone(), rng).run());
-    }
-    let chaos = Chaos { shared: Arc::clone(&shared), tokens: tokens.clone(), signer, mode, clocks, rng: rng(CHAOS) };
+    let parts = Parts { shared: Arc::clone(&shared), layer, untrusted_origin };
+    parts.callers(args.callers, |caller| rng(CALLERS + caller)).for_each(|caller| drop(tasks.spawn(caller.run())));
+    let (seed, first) = (args.seed, CALLERS + args.callers);
+    let threads = runtimes::start(&parts, args.callers, move |caller| Rng::new(seed, first + caller));
+    let chaos =
+        Chaos { shared: Arc::clone(&shared), tokens: tokens.clone(), signer, mode, clocks, rng: rng(CHAOS), offset: 0 };
     tasks.spawn(chaos.run());
-    drop((stacks, layer));
+    drop(parts);
 
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,7 +135,7 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
     // A run ends at the first violation, and reports when it occurred.
     while started.elapsed() < duration && violations.is_empty() {
         seconds.tick().await;
-        let snapshot = Snapshot::take(&shared, &tokens.stats(), &source_calls);
+        let snapshot = Snapshot::take(&shared, &tokens.stats(), &source_calls, &source_counts);
         snapshot.check_limits(&violations, MAX_TOKENS, MAX_CONCURRENT_FETCHES);
         progress.line(&snapshot);
     }
@@ -116,8 +144,11 @@ pub(crate) async fn run(args: &Args, duration: Duration, progress: &mut Progress
     while let Some(task) = tasks.join_next().await {
         task??;
     }
-    let last = Snapshot::take(&shared, &tokens.stats(), &source_calls);
-    let budget = CallBudget::of(&last, shared.keys(), args.callers, started.elapsed());
+    tokio::task::spawn_blocking(|| threads.into_iter().try_for_each(|thread| thread.join().expect("no panic")))
+        .await??;
+    let last = Snapshot::take(&shared, &tokens.stats(), &source_calls, &source_counts);
+    let callers = args.callers + runtimes::callers(args.callers);
+    let budget = CallBudget::of(&last, shared.keys(), callers, started.elapsed());
     budget.check(&violations);
 
     // Drops the last handle of the layer, and with it the token source.

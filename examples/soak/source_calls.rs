@@ -3,32 +3,70 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tower_aiuta_auth::AuthParams;
+use tower_aiuta_auth::{AuthParams, TokenRequest};
 
+use crate::call::Poll;
 use crate::counts::Count;
-use crate::invalidations::{Invalidations, Poll};
+use crate::invalidations::Invalidations;
 use crate::invariants::{Invariant, Violations};
+use crate::issued::{Fetch, Issued};
+
+/// A tolerance for timers, which are rounded.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// How long a call may stay open after the layer decided to cancel it: another thread may be polling it.
+const CANCELLED_WITHIN: Duration = Duration::from_millis(100);
 
 pub(crate) struct SourceCalls {
     pub(crate) calls: Count,
     pub(crate) succeeded: Count,
+    /// Second calls within a fetch, whose first call returned a token that can't be used.
+    pub(crate) second_calls: Count,
+    /// Calls of callers without a runtime, beside that of a task.
+    pub(crate) beside: Count,
+    /// Calls that began after a call which was open for too long.
+    pub(crate) after_timeout: Count,
     open: Mutex<HashMap<AuthParams, Vec<Open>>>,
     fetch_timeout: Duration,
+    issued: Arc<Issued>,
     invalidations: Arc<Invalidations>,
     violations: Arc<Violations>,
 }
 
 struct Open {
     number: u64,
-    began_in: Poll,
+    /// The fetch that the call belongs to. Its first call began in this poll.
+    fetch: Fetch,
+    began: Instant,
+    /// Whether the fetch of a caller without a runtime has replaced this one, which only goes on for its waiters.
+    replaced: bool,
+    /// When another call began that is only allowed if this one is being cancelled, and what is wrong otherwise.
+    overlapped: Option<(Instant, String)>,
 }
 
 impl SourceCalls {
-    pub(crate) fn new(fetch_timeout: Duration, invalidations: Arc<Invalidations>, violations: Arc<Violations>) -> Self {
-        let (calls, succeeded, open) = (Count::default(), Count::default(), Mutex::default());
-        Self { calls, succeeded, open, fetch_timeout, invalidations, violations }
+    pub(crate) fn new(
+        fetch_timeout: Duration,
+        issued: Arc<Issued>,
+        invalidations: Arc<Invalidations>,
+        violations: Arc<Violations>,
+    ) -> Self {
+        let [calls, succeeded, second_calls, beside, after_timeout] = [(); 5].map(|()| Count::default());
+        let open = Mutex::default();
+        Self {
+            calls,
+            succeeded,
+            second_calls,
+            beside,
+            after_timeout,
+            open,
+            fetch_timeout,
+            issued,
+            invalidations,
+            violations,
+        }
     }
 
     /// Returns the number of open calls.
@@ -40,29 +78,73 @@ impl SourceCalls {
     ///
     /// Rule C1: if the previous call for the same params is still open, it was invalidated or has timed out. Its fetch
     /// cannot have started before the poll in which it began.
-    pub(crate) fn begin(self: &Arc<Self>, params: &AuthParams) -> OpenCall {
+    pub(crate) fn begin(self: &Arc<Self>, request: &TokenRequest) -> OpenCall {
         let number = self.calls.next();
-        let began_in = Poll::current();
-        self.violations.check(Invariant::SingleFlight, began_in.is_some(), || {
+        let params = request.params();
+        let first_call = self.first_call(request);
+        if first_call.is_some_and(|(_, is_second)| is_second) {
+            self.second_calls.add();
+        }
+        let first_call = first_call.map(|(fetch, _)| fetch);
+        let fetch = first_call.or_else(|| Poll::current().map(|began_in| Fetch { began_in }));
+        self.violations.check(Invariant::SingleFlight, fetch.is_some(), || {
             "the token source was first polled outside a caller's poll".to_owned()
         });
-        if let Some(began_in) = began_in {
+        let now = Instant::now();
+        if let Some(fetch) = fetch {
             let mut open = self.lock();
             let of_key = open.entry(params.clone()).or_default();
-            if let Some(last) = of_key.last() {
-                // A tolerance of one millisecond, because timers are rounded.
-                let timed_out = last.began_in.began().elapsed() + Duration::from_millis(1) >= self.fetch_timeout;
-                let is_justified = timed_out || self.invalidations.any_between(last.began_in, began_in);
-                self.violations.check(Invariant::SingleFlight, is_justified, || {
-                    format!(
-                        "call {number} of the token source began while call {} for the same params was open",
-                        last.number
-                    )
-                });
+            let mut replaced = false;
+            if let Some(last) = of_key.iter_mut().rfind(|call| !call.replaced) {
+                let details = format!(
+                    "call {number} of the token source began while call {} for the same params was open; on a runtime: \
+                     {} and {}",
+                    last.number, fetch.began_in.on_runtime, last.fetch.began_in.on_runtime
+                );
+                replaced = self.check_overlap(last, fetch, now, details);
             }
-            of_key.push(Open { number, began_in });
+            of_key.push(Open { number, fetch, began: now, replaced, overlapped: None });
         }
-        OpenCall { source_calls: Arc::clone(self), params: params.clone(), number }
+        let (source_calls, params) = (Arc::clone(self), params.clone());
+        OpenCall { source_calls, params, number, fetch, is_second: first_call.is_some(), returned: false }
+    }
+
+    /// Returns the fetch whose first call returned the token that this call is to replace, if it may be the second call
+    /// of that fetch (rule D4). Anyone who drives the fetch may poll it first. Also returns whether it certainly is.
+    fn first_call(&self, request: &TokenRequest) -> Option<(Fetch, bool)> {
+        let replaced = self.issued.get(request.replaces().filter(|_| request.force_refresh())?.expose())?;
+        (replaced.returned.elapsed() < self.fetch_timeout).then_some((replaced.fetch, replaced.is_unusable))
+    }
+
+    /// Returns whether the fetch of the new call was replaced before the call began.
+    fn check_overlap(&self, last: &mut Open, fetch: Fetch, now: Instant, details: String) -> bool {
+        let (before, after) = (last.fetch.began_in, fetch.began_in);
+        if self.invalidations.any_between(before, after) {
+            return false;
+        }
+        if before.began.elapsed() + ROUNDING >= self.fetch_timeout {
+            self.after_timeout.add();
+            return false;
+        }
+        // Rule C4: a caller without a runtime does not join a fetch that a task drives. The fetch of the task may have
+        // started first, and been polled last.
+        let task_was_first = match (before.on_runtime, after.on_runtime) {
+            (true, false) => true,
+            (false, true) => after.began <= last.began,
+            _ => false,
+        };
+        if task_was_first {
+            self.beside.add();
+            last.replaced = before.on_runtime;
+            return after.on_runtime;
+        }
+        // A fetch that nobody drives or awaits any more is cancelled when there is no room for another one (rule C5).
+        if !before.on_runtime {
+            last.overlapped.get_or_insert((now, details));
+        } else {
+            self.violations.record(Invariant::SingleFlight, || details);
+        }
+        false
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AuthParams, Vec<Open>>> {
@@ -74,23 +156,34 @@ pub(crate) struct OpenCall {
     source_calls: Arc<SourceCalls>,
     params: AuthParams,
     number: u64,
+    pub(crate) fetch: Option<Fetch>,
+    /// Whether it may be the second call of its fetch.
+    pub(crate) is_second: bool,
+    returned: bool,
 }
 
 impl OpenCall {
-    /// Records that the call returned a token.
-    pub(crate) fn succeeded(self) {
-        self.source_calls.succeeded.add();
+    /// Records that the call returned, and whether it was a token.
+    pub(crate) fn returned(&mut self, succeeded: bool) {
+        self.returned = true;
+        if succeeded {
+            self.source_calls.succeeded.add();
+        }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
         let mut open = self.source_calls.lock();
-        if let Some(of_key) = open.get_mut(&self.params) {
-            of_key.retain(|call| call.number != self.number);
-            if of_key.is_empty() {
-                open.remove(&self.params);
-            }
+        let Some(of_key) = open.get_mut(&self.params) else { return };
+        let call = of_key.iter().position(|call| call.number == self.number).map(|at| of_key.remove(at));
+        if of_key.is_empty() {
+            open.remove(&self.params);
+        }
+        drop(open);
+        if let Some((at, details)) = call.and_then(|call| call.overlapped) {
+            let was_cancelled = !self.returned && !std::thread::panicking() && at.elapsed() < CANCELLED_WITHIN;
+            self.source_calls.violations.check(Invariant::SingleFlight, was_cancelled, || details);
         }
     }
 }
