@@ -24,6 +24,7 @@ const UNDRIVEN: u64 = 3;
 const WITHOUT: u64 = 3;
 
 /// Number of threads that may poll a token source, those of the main runtime not counted.
+#[allow(clippy::cast_possible_truncation, reason = "both are small")]
 pub(crate) const THREADS: usize = SECOND_RUNTIME + 1 + (UNDRIVEN + WITHOUT) as usize;
 
 /// Number of callers, those on the main runtime not counted.

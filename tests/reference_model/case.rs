@@ -31,7 +31,7 @@ pub struct Case {
 /// What the test does next. A number chooses among those that are there, counted from the oldest.
 #[derive(Clone)]
 pub enum Op {
-    Request(Request),
+    Request(Box<Request>),
     /// Lets a response that was held reach the layer.
     Respond(usize),
     /// Lets a call of the source go on.

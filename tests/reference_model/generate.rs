@@ -55,7 +55,7 @@ fn op(mood: Mood) -> impl Strategy<Value = Op> {
         Mood::BadSource => (2, 1),
     };
     prop_oneof![
-        24 => request(mood).prop_map(Op::Request).boxed(),
+        24 => request(mood).prop_map(|request| Op::Request(Box::new(request))).boxed(),
         5 => (0..3_usize).prop_map(Op::Respond),
         6 => (0..3_usize).prop_map(Op::Release),
         3 => (0..3_usize).prop_map(Op::Cancel),
