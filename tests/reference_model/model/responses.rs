@@ -93,7 +93,8 @@ impl Model {
         let request = &mut self.requests[id];
         request.answers.push(status);
         let key = request.key;
-        let sent = *request.sent.last().unwrap();
+        // A request that was never sent is reported elsewhere.
+        let Some(&sent) = request.sent.last() else { return };
         if status != Status::Unauthorized {
             if matches!(status, Status::Fine | Status::NotFound) {
                 self.accepted(id, key, sent);
