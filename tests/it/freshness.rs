@@ -154,7 +154,7 @@ async fn d2_token_near_its_end_is_served_while_one_refresh_runs() {
     gate.open(1);
     assert_eq!(token_used(&layer).await, 1);
     // The refresh waits at the gate. No request waits for it or starts another.
-    assert_eq!(tokens_used_at(&layer, &clock, &[40, 45, 46, 47]).await, [1, 1, 1, 1]);
+    assert_eq!(tokens_used_at(&layer, &clock, &[40, 49, 50, 51]).await, [1, 1, 1, 1]);
     assert_eq!(source.calls(), 2);
     gate.open(1);
     settle().await;
