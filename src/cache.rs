@@ -53,11 +53,11 @@ use crate::source::FetchReason;
 use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::entry::ExpiryPolicy;
-pub(crate) use self::lookup::{Lookup, ResolvedToken};
+pub(crate) use self::lookup::ResolvedToken;
 pub(crate) use self::runtime::is_entered as is_on_runtime;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;
-pub(crate) use self::wait::FetchFuture;
+pub(crate) use self::wait::{FetchFuture, Lookup};
 
 /// A layer's token cache, keyed by params. See [`AiutaAuthLayer::token_cache`](crate::AiutaAuthLayer::token_cache).
 ///

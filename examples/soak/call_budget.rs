@@ -15,8 +15,8 @@ use crate::progress::Snapshot;
 /// - **again**: the last call for these params failed.
 /// - **rejected**: the token was answered with 401. One call for each such token: later requests find another token, or
 ///   join a fetch, or carry the rejected one.
-/// - **unusable**: the source returned a token that has expired or was rejected, so it is called a second time, and that
-///   token is not cached.
+/// - **unusable**: the source returned a token that has expired or was rejected, so it is called a second time, and
+///   that token is not cached.
 /// - **cached**: the source returned a token from its own cache, which has less time left.
 /// - **beside**: a caller without a runtime does not join a fetch that a task drives.
 /// - **invalidated**: the params were invalidated, one call each; or the cache was cleared, one call for each of the K

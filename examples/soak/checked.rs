@@ -1,5 +1,5 @@
-//! [`Checked`]: the service right below the layer. It is sometimes slow to become ready, and checks what the layer sends
-//! at the moment it does.
+//! [`Checked`]: the service right below the layer. It is sometimes slow to become ready, and checks what the layer
+//! sends at the moment it does.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,5 @@
-//! Keys whose tokens are all rejected, in phases of a run: the source may be called for them ever more rarely (rule E5).
+//! Keys whose tokens are all rejected, in phases of a run: the source may be called for them ever more rarely (rule
+//! E5).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

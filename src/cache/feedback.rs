@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::entry::Entry;
-use super::lookup::{Lookup, Miss, Replacement, ResolvedToken, TokenOrigin};
+use super::lookup::{Miss, Replacement, ResolvedToken, TokenOrigin};
+use super::wait::Lookup;
 use super::{TokenCache, lock};
 use crate::params::AuthParams;
 use crate::source::FetchReason;

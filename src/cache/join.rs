@@ -65,7 +65,8 @@ impl TokenCache {
             if let Some(fetch) = current.filter(|fetch| !fetch.deadline.is_missed(now) && may_join(fetch)) {
                 return Ok(Join::Joined(join(fetch)));
             }
-            // A wrong clock explains the rejections, so a token that is made with another offset does not wait (rule H1).
+            // A wrong clock explains the rejections, so a token that is made with another offset does not wait (rule
+            // H1).
             let is_explained = |stopgap: &Entry| offset.is_some_and(|offset| !stopgap.made.is_corrected_by(offset));
             let stopgap = state.rejections.get(params).and_then(|rejected| rejected.stopgap(now).cloned());
             if let Some(entry) = stopgap.filter(|stopgap| !is_explained(stopgap)) {

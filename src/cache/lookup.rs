@@ -1,45 +1,11 @@
-//! The results of a lookup in the cache: [`Lookup`], [`ResolvedToken`], [`Miss`].
+//! The results of a lookup in the cache: [`ResolvedToken`], [`Miss`].
 
-use std::future::{Future, Ready, ready};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use super::clock::{ClockReading, Offset};
 use super::entry::Entry;
-use super::wait::FetchFuture;
-use crate::error::AuthError;
 use crate::jwt::Jwt;
-
-/// The token for a request. Either it is ready, or the request waits for a fetch.
-pub(crate) enum Lookup {
-    Ready(Ready<Result<ResolvedToken, AuthError>>),
-    Waiting(FetchFuture),
-}
-
-impl Lookup {
-    pub(super) fn ready(result: Result<ResolvedToken, AuthError>) -> Self {
-        Self::Ready(ready(result))
-    }
-}
-
-impl From<ResolvedToken> for Lookup {
-    fn from(token: ResolvedToken) -> Self {
-        Self::ready(Ok(token))
-    }
-}
-
-impl Future for Lookup {
-    type Output = Result<ResolvedToken, AuthError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Ready(ready) => Pin::new(ready).poll(cx),
-            Self::Waiting(fetch) => Pin::new(fetch).poll(cx),
-        }
-    }
-}
 
 /// A token for one request, with the data that is needed to evaluate the response.
 pub(crate) struct ResolvedToken {

@@ -1,18 +1,47 @@
-//! The participants of a fetch. A [`FetchFuture`] belongs to a request that needs the outcome. A [`FetchTask`] drives
-//! the fetch.
+//! Waiting for a fetch. A [`FetchFuture`] belongs to a request that needs the outcome, and [`Lookup`] is such a future
+//! or a token that is ready. A [`FetchTask`] drives the fetch.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use super::TokenCache;
 use super::fetch::{Fetch, Outcome, WaiterGuard};
-use super::lookup::{Lookup, ResolvedToken};
+use super::lookup::ResolvedToken;
 use super::runtime::{self, Timer};
 use super::shared_call::{Role, Step};
 use super::state::CacheState;
 use crate::error::AuthError;
+
+/// The token for a request. Either it is ready, or the request waits for a fetch.
+pub(crate) enum Lookup {
+    Ready(Ready<Result<ResolvedToken, AuthError>>),
+    Waiting(FetchFuture),
+}
+
+impl Lookup {
+    pub(super) fn ready(result: Result<ResolvedToken, AuthError>) -> Self {
+        Self::Ready(ready(result))
+    }
+}
+
+impl From<ResolvedToken> for Lookup {
+    fn from(token: ResolvedToken) -> Self {
+        Self::ready(Ok(token))
+    }
+}
+
+impl Future for Lookup {
+    type Output = Result<ResolvedToken, AuthError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(ready) => Pin::new(ready).poll(cx),
+            Self::Waiting(fetch) => Pin::new(fetch).poll(cx),
+        }
+    }
+}
 
 /// A future that returns the token of a fetch. The fetch does not end when this future is dropped.
 ///

@@ -275,8 +275,8 @@ impl HomeRuntime {
     }
 }
 
-/// Polls a future until it is ready. That of shuttle also polls after a wait for a lock, which would hide a wake-up that
-/// was lost.
+/// Polls a future until it is ready. That of shuttle also polls after a wait for a lock, which would hide a wake-up
+/// that was lost.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     #[derive(Default)]
     struct Thread {

@@ -1,5 +1,5 @@
-//! Fetches of runtimes that are shut down, stand still or run again, callers without a runtime beside fetches that a task
-//! drives, and the end of the last handle (rule C4).
+//! Fetches of runtimes that are shut down, stand still or run again, callers without a runtime beside fetches that a
+//! task drives, and the end of the last handle (rule C4).
 
 use super::explore;
 use super::runtime::advance;

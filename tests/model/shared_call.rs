@@ -1,5 +1,5 @@
-//! `SharedCall` alone, without tokens, keys or runtimes: drivers that leave, wake-ups during a poll, outcomes that race,
-//! and calls that are restarted.
+//! `SharedCall` alone, without tokens, keys or runtimes: drivers that leave, wake-ups during a poll, outcomes that
+//! race, and calls that are restarted.
 
 use std::pin::Pin;
 use std::sync::Weak;

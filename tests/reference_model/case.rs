@@ -1,5 +1,5 @@
-//! A case: what the test does, step by step, and how the source and the inner service behave. Its `Debug` is a trace for
-//! the reader of a failure.
+//! A case: what the test does, step by step, and how the source and the inner service behave. Its `Debug` is a trace
+//! for the reader of a failure.
 
 use std::fmt;
 

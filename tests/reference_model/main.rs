@@ -1,10 +1,10 @@
 //! Random sequences of everything that can happen to the layer, checked against a model of what the layer may do
-//! (`model.rs`): which token a request carries, how often it is sent, when the source is called and what it is told, and
-//! that everything ends.
+//! (`model.rs`): which token a request carries, how often it is sent, when the source is called and what it is told,
+//! and that everything ends.
 //!
-//! Each case runs on one thread and in one order: on a current-thread runtime with paused time, where fetches have tasks
-//! and timers, or on no runtime, where the requests that await a fetch drive it. `tests/model` covers what happens at the
-//! same time.
+//! Each case runs on one thread and in one order: on a current-thread runtime with paused time, where fetches have
+//! tasks and timers, or on no runtime, where the requests that await a fetch drive it. `tests/model` covers what
+//! happens at the same time.
 //!
 //! ```sh
 //! PROPTEST_CASES=200000 cargo test --release --test reference_model     # more cases

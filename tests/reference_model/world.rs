@@ -1,5 +1,5 @@
-//! The layer between a source and an inner service that tell the model what they see, and the test that drives all three
-//! step by step.
+//! The layer between a source and an inner service that tell the model what they see, and the test that drives all
+//! three step by step.
 
 mod inner;
 mod source;
@@ -223,7 +223,8 @@ impl World {
         false
     }
 
-    /// Polls every request that was woken, until nothing moves any more. No other is polled, so a lost wake-up is noticed.
+    /// Polls every request that was woken, until nothing moves any more. No other is polled, so a lost wake-up is
+    /// noticed.
     async fn settle(&mut self) {
         let mut idle = 0;
         while idle < 3 {

@@ -161,7 +161,8 @@ impl Model {
         }
     }
 
-    /// Forgets a token that was answered with 401 (rules E1, D5). Many requests may have carried it: the first 401 counts.
+    /// Forgets a token that was answered with 401 (rules E1, D5). Many requests may have carried it: the first 401
+    /// counts.
     fn rejected(&mut self, key: usize, fetch: FetchId) {
         let token = self.entry(fetch).token;
         let cached = self.keys[key].cached;
