@@ -16,7 +16,7 @@ pub(crate) struct Poll {
     pub(crate) began: Instant,
     /// Number of events that had ended when the poll began.
     pub(crate) ended: u64,
-    /// Whether a runtime is entered, so that a task drives a fetch that starts here.
+    /// Whether a runtime is entered.
     pub(crate) on_runtime: bool,
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Caller {
     rng: Rng,
     /// One in this number of calls is dropped after at most 30 ms.
     impatient_one_in: u64,
+    /// Whether the last call was dropped before it ended.
+    pub(crate) has_dropped: bool,
     /// The last photo and operation that this caller created. Its other calls are about these.
     photo: String,
     operation: String,
@@ -43,10 +45,19 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn new(shared: Arc<Shared>, stacks: [Stack; 2], untrusted_origin: String, rng: Rng) -> Self {
         let photo = shared.upstream.photos[0].clone();
-        Self { shared, stacks, untrusted_origin, rng, impatient_one_in: 20, photo, operation: String::new() }
+        Self {
+            shared,
+            stacks,
+            untrusted_origin,
+            rng,
+            impatient_one_in: 20,
+            has_dropped: false,
+            photo,
+            operation: String::new(),
+        }
     }
 
-    /// Drops every second call after at most 30 ms.
+    /// Drops every second call early.
     pub(crate) fn impatient(self) -> Self {
         Self { impatient_one_in: 2, ..self }
     }
@@ -188,6 +199,7 @@ impl Caller {
         let stack = self.stacks[usize::from(self.rng.one_in(4))].clone();
         let impatient = self.rng.one_in(self.impatient_one_in);
         let limit = if impatient { self.rng.millis(0..=30) } else { CALL_TIMEOUT };
+        self.has_dropped = false;
         let route = format!("{} {}", request.method(), request.uri().path());
         // Longer than most tokens that are looked up have left.
         let slow = if self.rng.one_in(30) { self.rng.millis(0..=3_000) } else { Duration::ZERO };
@@ -206,7 +218,10 @@ impl Caller {
             Some(Ok(answer)) => return Some(answer),
             Some(Err(error)) if error.is::<AuthError>() => counts.failed.add(),
             Some(Err(_)) => counts.disconnected.add(),
-            None if impatient => counts.dropped.add(),
+            None if impatient => {
+                self.has_dropped = true;
+                counts.dropped.add();
+            }
             None => {
                 self.shared
                     .violations

@@ -77,11 +77,18 @@ impl Gate {
         violations.check(Invariant::BodyUnchanged, unchanged, || format!("{} with {} bytes", route(), body.len()));
     }
 
+    /// Returns whether the upstream's clock accepts the token. Otherwise a redirect would tell the layer that the API
+    /// accepts a token which it does not.
+    fn is_valid(&self, head: &http::request::Parts) -> bool {
+        let exp = claims(&head.headers).and_then(|claims| claims.get("exp")?.as_u64()).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_secs(exp) > self.shared.upstream.now()
+    }
+
     /// Redirects some requests that start a try-on, back to the gate or to the untrusted host. Requests with a
     /// partition are not redirected, because a redirect loses the `AuthParams` extension.
     fn redirect(&self, head: &http::request::Parts) -> Option<Reply> {
         let eligible = starts(head) && head.uri.query().is_none() && !head.headers.contains_key(PARTITION);
-        if !eligible || !self.one_in(100) {
+        if !eligible || !self.is_valid(head) || !self.one_in(100) {
             return None;
         }
         self.shared.counts.redirects.add();

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
@@ -75,14 +74,16 @@ pub(crate) fn start(parts: &Parts, callers_on_main: u64, rng: impl Fn(u64) -> Rn
 
 fn on_second_runtime(parts: &Parts, count: u64, rng: impl Fn(u64) -> Rng) -> Result<(), BoxError> {
     let runtime = Builder::new_multi_thread().worker_threads(SECOND_RUNTIME).enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut tasks = JoinSet::new();
         parts.callers(count, rng).for_each(|caller| drop(tasks.spawn(caller.run())));
         while let Some(task) = tasks.join_next().await {
             task??;
         }
         Ok(())
-    })
+    });
+    parts.shared.invalidations.during(|| drop(runtime));
+    result
 }
 
 /// Between two calls nobody drives the runtime: a fetch that a task drives there stands still, and so does its timer.
@@ -100,8 +101,9 @@ fn on_undriven_runtime(parts: &Parts, mut rng: Rng) -> Result<(), BoxError> {
             }
             shared.counts.calls_on_undriven.add();
             runtime.block_on(caller.call())?;
-            // Long enough for fetches to be replaced, and sometimes for requests that rely on this runtime to fail.
-            thread::sleep(if rng.one_in(12) { Duration::from_secs(5) } else { rng.millis(0..=100) });
+            // Long enough for a fetch that was left to be replaced, and for a request that relies on it to fail.
+            let is_long = caller.has_dropped && rng.one_in(2);
+            thread::sleep(rng.millis(if is_long { 500..=6_000 } else { 0..=100 }));
         }
         shared.counts.shutdowns.add();
         drop(caller);

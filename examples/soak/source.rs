@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tower_aiuta_auth::{AuthParams, Clock, Jwt, JwtSigner, TokenError, TokenRequest, TokenSource};
 
 use crate::call;
 use crate::clock::WallClock;
 use crate::counts::Count;
 use crate::invariants::{Invariant, Violations};
-use crate::issued::{Issue, Issued};
+use crate::issued::{Issue, Issued, SHORT, Use};
 use crate::rejected_keys::RejectedKeys;
 use crate::rng::Rng;
 use crate::source_calls::{OpenCall, SourceCalls};
@@ -34,16 +34,16 @@ const NONCES: u64 = 90_000;
 const BACKDATE: u64 = 20;
 
 /// Number of tokens in the source's own cache. When it is full, it is cleared.
-const CACHED: usize = 256;
+const CACHED: usize = 4_096;
 
 /// How long the source may hang without a runtime, where nothing but the clock ends a fetch.
 const HANGS_WITHOUT_RUNTIME: Duration = Duration::from_millis(1_500);
 
+/// How long the source takes on a runtime with a single thread.
+const SLOW: Duration = Duration::from_millis(15);
+
 /// Offsets of the layer's clock beyond this are false: tokens that are made by it are never accepted.
 const FALSE_OFFSET: Duration = Duration::from_secs(1_800);
-
-/// A token with less time than this may expire on its way to the layer.
-const SHORT: Duration = Duration::from_millis(400);
 
 /// Returns the number of the params' partition, 0 if there is none.
 pub(crate) fn partition_of(params: &AuthParams) -> u64 {
@@ -168,7 +168,12 @@ impl Source {
             None => self.choose(&request),
         };
         match outcome {
-            Outcome::Good(delay) => {
+            Outcome::Good(mut delay) => {
+                // Slow where the call may stand still, so that others have to do without it.
+                let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+                if matches!(flavor, Ok(RuntimeFlavor::CurrentThread)) {
+                    delay = Some(SLOW);
+                }
                 if let Some(delay) = delay {
                     self.timers.sleep(delay).await;
                 }
@@ -251,13 +256,13 @@ impl Source {
         let Some(fetch) = call.fetch else { return };
         let usable = usable_for(token, now);
         let was_rejected = self.issued.get(token.expose()).is_some_and(|before| before.rejected);
-        let is_unusable =
-            usable < SHORT || was_rejected || replaced.is_some_and(|replaced| replaced.expose() == token.expose());
-        if is_unusable {
+        let is_unusable = usable < SHORT;
+        if is_unusable || was_rejected || replaced.is_some_and(|replaced| replaced.expose() == token.expose()) {
             self.counts.unusable.add();
         }
         let returned = Instant::now();
-        self.issued.add(token, Issue { fetch, raw, called, returned, usable, is_unusable, rejected: false });
+        let uses = vec![Use { raw, called, returned, usable }];
+        self.issued.add(token, Issue { fetch, uses, is_unusable, rejected: false });
     }
 
     /// Rule H1: an offset that never helps is only used by the request whose response has suggested it.
@@ -284,7 +289,7 @@ fn usable_for(token: &Jwt, now: SystemTime) -> Duration {
         Some(age) => until(iat).saturating_sub(age),
         None => until(iat).min(until(now)),
     };
-    lifetime - lifetime / 10
+    lifetime - (lifetime / 10).min(Duration::from_secs(5))
 }
 
 impl TokenSource for Source {

@@ -19,6 +19,9 @@ const ROUNDING: Duration = Duration::from_millis(1);
 /// How long a call may stay open after the layer decided to cancel it: another thread may be polling it.
 const CANCELLED_WITHIN: Duration = Duration::from_millis(100);
 
+/// Number of keys after which those without an open call are forgotten.
+const REMEMBERED: usize = 4_096;
+
 pub(crate) struct SourceCalls {
     pub(crate) calls: Count,
     pub(crate) succeeded: Count,
@@ -26,13 +29,21 @@ pub(crate) struct SourceCalls {
     pub(crate) second_calls: Count,
     /// Calls of callers without a runtime, beside that of a task.
     pub(crate) beside: Count,
-    /// Calls that began after a call which was open for too long.
-    pub(crate) after_timeout: Count,
-    open: Mutex<HashMap<AuthParams, Vec<Open>>>,
+    /// Calls of fetches that were replaced since nobody drove their runtime.
+    pub(crate) abandoned: Count,
+    open: Mutex<HashMap<AuthParams, OfKey>>,
     fetch_timeout: Duration,
     issued: Arc<Issued>,
     invalidations: Arc<Invalidations>,
     violations: Arc<Violations>,
+}
+
+/// The calls for one key.
+#[derive(Default)]
+struct OfKey {
+    open: Vec<Open>,
+    /// When a caller without a runtime last began a call.
+    without_runtime: Option<Instant>,
 }
 
 struct Open {
@@ -53,14 +64,14 @@ impl SourceCalls {
         invalidations: Arc<Invalidations>,
         violations: Arc<Violations>,
     ) -> Self {
-        let [calls, succeeded, second_calls, beside, after_timeout] = [(); 5].map(|()| Count::default());
+        let [calls, succeeded, second_calls, beside, abandoned] = [(); 5].map(|()| Count::default());
         let open = Mutex::default();
         Self {
             calls,
             succeeded,
             second_calls,
             beside,
-            after_timeout,
+            abandoned,
             open,
             fetch_timeout,
             issued,
@@ -71,7 +82,7 @@ impl SourceCalls {
 
     /// Returns the number of open calls.
     pub(crate) fn open(&self) -> usize {
-        self.lock().values().map(Vec::len).sum()
+        self.lock().values().map(|of_key| of_key.open.len()).sum()
     }
 
     /// Records that a call begins. It is open until the guard is dropped.
@@ -86,24 +97,37 @@ impl SourceCalls {
             self.second_calls.add();
         }
         let first_call = first_call.map(|(fetch, _)| fetch);
-        let fetch = first_call.or_else(|| Poll::current().map(|began_in| Fetch { began_in }));
+        let fetch = first_call.or_else(|| {
+            // A caller may be the first to poll a fetch that another has started.
+            let on_runtime = request.deadline().is_some();
+            Poll::current().map(|began_in| Fetch { began_in, on_runtime })
+        });
         self.violations.check(Invariant::SingleFlight, fetch.is_some(), || {
             "the token source was first polled outside a caller's poll".to_owned()
         });
         let now = Instant::now();
         if let Some(fetch) = fetch {
             let mut open = self.lock();
+            if open.len() >= REMEMBERED {
+                open.retain(|_, of_key| !of_key.open.is_empty());
+            }
             let of_key = open.entry(params.clone()).or_default();
-            let mut replaced = false;
-            if let Some(last) = of_key.iter_mut().rfind(|call| !call.replaced) {
+            // Rule C4: a caller without a runtime may have replaced this fetch before it was polled.
+            let mut replaced =
+                fetch.on_runtime && of_key.without_runtime.is_some_and(|began| began >= fetch.began_in.began);
+            if !fetch.on_runtime {
+                of_key.without_runtime = Some(now);
+            }
+            let last = of_key.open.iter_mut().rfind(|call| !call.replaced);
+            if let Some(last) = last.filter(|_| !replaced) {
                 let details = format!(
                     "call {number} of the token source began while call {} for the same params was open; on a runtime: \
                      {} and {}",
-                    last.number, fetch.began_in.on_runtime, last.fetch.began_in.on_runtime
+                    last.number, fetch.on_runtime, last.fetch.on_runtime
                 );
                 replaced = self.check_overlap(last, fetch, now, details);
             }
-            of_key.push(Open { number, fetch, began: now, replaced, overlapped: None });
+            of_key.open.push(Open { number, fetch, began: now, replaced, overlapped: None });
         }
         let (source_calls, params) = (Arc::clone(self), params.clone());
         OpenCall { source_calls, params, number, fetch, is_second: first_call.is_some(), returned: false }
@@ -113,7 +137,7 @@ impl SourceCalls {
     /// of that fetch (rule D4). Anyone who drives the fetch may poll it first. Also returns whether it certainly is.
     fn first_call(&self, request: &TokenRequest) -> Option<(Fetch, bool)> {
         let replaced = self.issued.get(request.replaces().filter(|_| request.force_refresh())?.expose())?;
-        (replaced.returned.elapsed() < self.fetch_timeout).then_some((replaced.fetch, replaced.is_unusable))
+        (replaced.returned().elapsed() < self.fetch_timeout).then_some((replaced.fetch, replaced.is_unusable))
     }
 
     /// Returns whether the fetch of the new call was replaced before the call began.
@@ -123,23 +147,22 @@ impl SourceCalls {
             return false;
         }
         if before.began.elapsed() + ROUNDING >= self.fetch_timeout {
-            self.after_timeout.add();
             return false;
         }
         // Rule C4: a caller without a runtime does not join a fetch that a task drives. The fetch of the task may have
         // started first, and been polled last.
-        let task_was_first = match (before.on_runtime, after.on_runtime) {
+        let task_was_first = match (last.fetch.on_runtime, fetch.on_runtime) {
             (true, false) => true,
             (false, true) => after.began <= last.began,
             _ => false,
         };
         if task_was_first {
             self.beside.add();
-            last.replaced = before.on_runtime;
-            return after.on_runtime;
+            last.replaced = last.fetch.on_runtime;
+            return fetch.on_runtime;
         }
         // A fetch that nobody drives or awaits any more is cancelled when there is no room for another one (rule C5).
-        if !before.on_runtime {
+        if !last.fetch.on_runtime {
             last.overlapped.get_or_insert((now, details));
         } else {
             self.violations.record(Invariant::SingleFlight, || details);
@@ -147,7 +170,7 @@ impl SourceCalls {
         false
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AuthParams, Vec<Open>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AuthParams, OfKey>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,13 +199,18 @@ impl Drop for OpenCall {
     fn drop(&mut self) {
         let mut open = self.source_calls.lock();
         let Some(of_key) = open.get_mut(&self.params) else { return };
-        let call = of_key.iter().position(|call| call.number == self.number).map(|at| of_key.remove(at));
-        if of_key.is_empty() {
-            open.remove(&self.params);
-        }
+        let calls = &mut of_key.open;
+        let call = calls.iter().position(|call| call.number == self.number).map(|at| calls.remove(at));
         drop(open);
-        if let Some((at, details)) = call.and_then(|call| call.overlapped) {
-            let was_cancelled = !self.returned && !std::thread::panicking() && at.elapsed() < CANCELLED_WITHIN;
+        let Some(call) = call else { return };
+        let returned = self.returned || std::thread::panicking();
+        // Its own timer would have ended it in a task. Here a caller has done so.
+        let is_late = call.fetch.began_in.began.elapsed() > self.source_calls.fetch_timeout;
+        if !returned && is_late && call.fetch.on_runtime && Poll::current().is_some() {
+            self.source_calls.abandoned.add();
+        }
+        if let Some((at, details)) = call.overlapped {
+            let was_cancelled = !returned && at.elapsed() < CANCELLED_WITHIN;
             self.source_calls.violations.check(Invariant::SingleFlight, was_cancelled, || details);
         }
     }

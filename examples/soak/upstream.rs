@@ -1,14 +1,15 @@
 //! The Aiuta API of a run: a [`FakeAiuta`] that a rotation replaces by a new one, which knows the new secret only.
 
 use std::sync::{PoisonError, RwLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::Request;
 use http::header::CONTENT_TYPE;
 use http_body_util::Full;
 use tower::ServiceExt;
-use tower_aiuta_auth::BoxError;
 use tower_aiuta_auth::testing::FakeAiuta;
+use tower_aiuta_auth::{BoxError, Clock};
 
 use crate::clock::WallClock;
 use crate::counts::Count;
@@ -33,6 +34,11 @@ impl Upstream {
     pub(crate) async fn new(clock: WallClock) -> Result<Self, BoxError> {
         let (first, photos) = make(&clock, FakeAiuta::SECRET).await?;
         Ok(Self { current: RwLock::new(first), clock, answered: Count::default(), photos })
+    }
+
+    /// Returns the time of the upstream's clock.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
     }
 
     /// Returns the current instance.
