@@ -63,14 +63,23 @@ impl Rejected {
         self.tokens.iter().any(|rejected| rejected.jwt().same_as(jwt))
     }
 
-    fn push(&mut self, entry: &Arc<Entry>) {
+    /// Adds a token. A token that has not been replaced yet stays the newest one.
+    fn add(&mut self, entry: &Arc<Entry>) {
         if self.contains(entry.jwt()) {
             return;
         }
         if self.tokens.len() == MAX_TOKENS {
             self.tokens.remove(0);
         }
-        self.tokens.push(Arc::clone(entry));
+        let newer = usize::from(self.is_pending);
+        self.tokens.insert(self.tokens.len() - newer, Arc::clone(entry));
+    }
+
+    /// Adds the token that the next fetch replaces.
+    fn add_pending(&mut self, entry: &Arc<Entry>) {
+        self.is_pending = false;
+        self.add(entry);
+        self.is_pending = true;
     }
 
     /// Counts a failure. From the second one on, the next fetch has to wait.
@@ -98,21 +107,21 @@ impl Rejections {
 
     /// Records that the API has rejected the current token. The next fetch replaces this token.
     pub(crate) fn reject(&self, params: &AuthParams, entry: &Arc<Entry>, now: SystemTime) {
-        self.remember_with(params, entry, |rejected| {
-            rejected.is_pending = true;
+        self.change(params, |rejected| {
+            rejected.add_pending(entry);
             rejected.fail(now);
         });
     }
 
     /// Remembers a rejected token that has been replaced already, or is being replaced.
     pub(crate) fn remember(&self, params: &AuthParams, entry: &Arc<Entry>) {
-        self.remember_with(params, entry, |_| {});
+        self.change(params, |rejected| rejected.add(entry));
     }
 
     /// Records that the user has invalidated a token. The next token may be fetched at once.
     pub(crate) fn invalidate(&self, params: &AuthParams, entry: &Arc<Entry>) {
-        self.remember_with(params, entry, |rejected| {
-            rejected.is_pending = true;
+        self.change(params, |rejected| {
+            rejected.add_pending(entry);
             rejected.reset();
         });
     }
@@ -141,14 +150,14 @@ impl Rejections {
         keys.iter().for_each(|params| self.reset(params));
     }
 
-    fn remember_with(&self, params: &AuthParams, entry: &Arc<Entry>, change: impl FnOnce(&mut Rejected)) {
+    fn change(&self, params: &AuthParams, change: impl FnOnce(&mut Rejected)) {
         let new = || Rejected { tokens: Vec::new(), is_pending: false, failures: 0, pause: None };
         let mut rejected = self.by_key.get(params).map_or_else(new, |rejected| (*rejected).clone());
-        rejected.push(entry);
         change(&mut rejected);
         self.by_key.insert(params.clone(), Arc::new(rejected));
     }
 
+    /// Like [`change`](Self::change), but does nothing if no token of the key was rejected.
     fn update(&self, params: &AuthParams, change: impl FnOnce(&mut Rejected)) {
         if let Some(rejected) = self.by_key.get(params) {
             let mut rejected = (*rejected).clone();

@@ -125,7 +125,7 @@ async fn a4_debug_of_tokens_params_and_sources_shows_no_value() {
     }
     let request = TokenRequest::new(marked_params(), std::time::SystemTime::UNIX_EPOCH);
     assert_debug(&request);
-    assert_debug(&request.with_force_refresh());
+    assert_debug(&request.replacing(Jwt::parse(marked_token()).unwrap()).with_force_refresh());
     assert_debug(&signer());
     assert_debug(&BoxTokenSource::new(signer()));
     let secret = MARKER.to_owned();

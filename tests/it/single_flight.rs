@@ -95,6 +95,7 @@ async fn c1_twenty_callers_share_one_error() {
     for caller in callers {
         let error = auth_error(caller.await.unwrap());
         assert_eq!(error.kind(), AuthErrorKind::TokenSource);
+        assert!(error.is_denied());
         let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<TokenError>()).unwrap();
         assert!(cause.is_denied());
     }

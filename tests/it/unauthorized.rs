@@ -499,3 +499,66 @@ async fn e1_rejected_token_returned_again_is_not_cached() {
     assert_eq!((inner.count(), layer.token_cache().unwrap().stats().entries), (3, 0));
     let _: Jwt = layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
 }
+
+#[tokio::test]
+async fn e5_late_401_of_an_older_token_does_not_bring_it_back() {
+    // Token 2 is rejected while a request with token 1 is still in flight. The 401 of this request arrives while a
+    // fetch replaces token 2. Then this fetch fails.
+    let (older, fetch) = (Gate::closed(), Gate::closed());
+    let source = Source::from_fn({
+        let fetch = fetch.clone();
+        move |number, request| {
+            let fetch = fetch.clone();
+            async move {
+                if number < 3 {
+                    return Ok(numbered_token(number, &request, secs(60)));
+                }
+                fetch.pass().await;
+                Err(TokenError::transient("down"))
+            }
+        }
+    });
+    let clock = ManualClock::default();
+    let layer = jwt_with_clock(&clock, source.clone());
+    let inner = Recorder::with_response({
+        let older = older.clone();
+        move |request| {
+            let gate = (token_number(request.token()) == 1).then(|| older.clone());
+            async move {
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
+                Ok(Response::builder().status(401).body(Full::default()).unwrap())
+            }
+        }
+    });
+    let tokens = layer.token_cache().unwrap();
+    let spawn = || tokio::spawn(service(&layer, &inner).oneshot(try_on("image-1")));
+    tokens.get(&params("image-1")).await.unwrap();
+    let with_token_1 = spawn();
+    settle().await;
+    clock.advance(secs(49));
+    tokens.get(&params("image-1")).await.unwrap();
+    settle().await;
+    let with_token_2 = spawn();
+    settle().await;
+    older.open(1);
+    settle().await;
+    fetch.open(1);
+    for call in [with_token_1, with_token_2] {
+        assert_eq!(call.await.unwrap().unwrap().status(), 401);
+    }
+    assert_eq!((numbers(&inner), source.calls()), (vec![1, 2], 3));
+
+    // During the pause, requests carry token 2. The next fetch replaces token 2.
+    older.open(1);
+    assert_eq!(in_turn(&layer, &inner, 1).await, (vec![StatusCode::UNAUTHORIZED], vec![2]));
+    clock.advance(secs(1));
+    fetch.open(1);
+    tokens.get(&params("image-1")).await.unwrap_err();
+    let replaced: Vec<_> = source.requests()[2..]
+        .iter()
+        .map(|request| request.replaces().map(|token| token_number(token.expose())))
+        .collect();
+    assert_eq!(replaced, [Some(2), Some(2)]);
+}

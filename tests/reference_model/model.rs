@@ -275,6 +275,7 @@ impl Model {
         state.rejections.reset();
         let cached = state.cached.take();
         if let Some(Cached { fetch, entry, .. }) = cached {
+            state.rejections.pending = false;
             state.rejections.push(fetch);
             state.rejections.pending = true;
             state.invalidated = true;

@@ -106,8 +106,9 @@ pub struct Rejections {
 }
 
 impl Rejections {
+    /// A token that is still to be replaced stays the newest one.
     pub fn push(&mut self, fetch: FetchId) {
-        self.tokens.push(fetch);
+        self.tokens.insert(self.tokens.len() - usize::from(self.pending), fetch);
         if self.tokens.len() > 4 {
             self.tokens.remove(0);
         }

@@ -194,6 +194,7 @@ impl Model {
             state.cached = None;
         }
         state.invalidated = false;
+        state.rejections.pending = false;
         self.remember(key, fetch).pending = true;
         self.fails(key);
         self.detach(key);
