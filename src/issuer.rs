@@ -32,6 +32,7 @@ use crate::error::ConfigError;
 use crate::jwt::Jwt;
 use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, check_fields, json};
 use crate::request::body::{ReadError, read_limited};
+use crate::request::media::{ContentType, is_encoded};
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
 /// Maximum size of a body in bytes. Params are limited to 4 KiB, and JSON may add whitespace and escapes.
@@ -95,7 +96,7 @@ const MAX_BODY: usize = 16 * 1024;
 /// | 403 | The signer [denied](crate::TokenError::denied) the token. |
 /// | 405 | The method is neither `GET` nor `POST`. |
 /// | 413 | The body is larger than 16 KiB. |
-/// | 415 | The content type of a `POST` is not `application/json`, which HTML forms of other pages can't send. |
+/// | 415 | The content type of a `POST` is not `application/json` in UTF-8, which HTML forms of other pages can't send, or the body is compressed. |
 /// | 500 | The signer failed permanently. |
 /// | 503 | The signer failed [temporarily](crate::TokenError::transient). |
 ///
@@ -222,7 +223,8 @@ impl JwtIssuer {
             Method::POST => false,
             _ => return Err(IssuerError::method_not_allowed()),
         };
-        if !in_query && !is_json(&head.headers) {
+        // Browsers let any web page send a request without a content type to another origin, without a preflight.
+        if !in_query && (ContentType::of(&head.headers) != ContentType::Json || is_encoded(&head.headers)) {
             return Err(IssuerError::unsupported_media_type());
         }
         let body = read_limited(body, MAX_BODY).await.map_err(|error| match error {
@@ -253,15 +255,6 @@ impl JwtIssuer {
         }
         Ok(params)
     }
-}
-
-/// Returns whether there is exactly one content type and it is JSON. It must not be missing: browsers let any web page
-/// send a request without a content type to another origin, without a preflight.
-fn is_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(only), None) = (types.next(), types.next()) else { return false };
-    let essence = only.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 /// Returns whether the request has the `cache-control` directive `no-cache` (RFC 9111 §5.2.1.4). In a request it has no

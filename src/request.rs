@@ -7,5 +7,6 @@ pub(crate) mod access;
 pub(crate) mod body;
 pub(crate) mod credential;
 pub(crate) mod headers;
+pub(crate) mod media;
 pub(crate) mod origin;
 mod path;

@@ -79,7 +79,10 @@ impl IssuerError {
     }
 
     pub(super) fn unsupported_media_type() -> Self {
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type of a POST must be application/json")
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the content type of a POST must be application/json in UTF-8, without a content encoding",
+        )
     }
 
     /// Creates a 400. The text contains the names of the allowed params, but nothing from the request.

@@ -104,6 +104,8 @@ async fn issuer_rejects_ambiguous_or_malformed_requests() {
     let with = |method: &str| Request::builder().method(method).uri("/?sku_id=x").body(Full::default()).unwrap();
     let mut two_types = json_post(r#"{"sku_id":"x"}"#);
     two_types.headers_mut().append("content-type", "text/plain".parse().unwrap());
+    let mut encoded = typed_post("application/json", r#"{"sku_id":"x"}"#);
+    encoded.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
     let mut both = query("sku_id=x");
     *both.body_mut() = Full::from("{}");
     let mut post_with_query = json_post(r#"{"sku_id":"x"}"#);
@@ -113,7 +115,9 @@ async fn issuer_rejects_ambiguous_or_malformed_requests() {
         (typed_post("text/plain", r#"{"sku_id":"x"}"#), 415, "application/json"),
         (typed_post("application/x-www-form-urlencoded", "sku_id=x"), 415, "application/json"),
         (typed_post("application/jsonp", r#"{"sku_id":"x"}"#), 415, "application/json"),
+        (typed_post("application/json; charset=latin1", r#"{"sku_id":"x"}"#), 415, "UTF-8"),
         (two_types, 415, "application/json"),
+        (encoded, 415, "content encoding"),
         (json_post(many), 413, "16 KiB"),
         (json_post(over_4_kib), 400, "4 KiB"),
         (query(&format!("sku_id={}", "x".repeat(5 * 1024))), 400, "4 KiB"),
