@@ -153,7 +153,7 @@ impl TokenCache {
     pub fn stats(&self) -> TokenCacheStats {
         let counters = &self.state.counters;
         TokenCacheStats {
-            hits: counters.hits.get(),
+            hits: counters.hits.get(0),
             misses: counters.misses.get(),
             coalesced: counters.coalesced.get(),
             fetches: counters.fetches.get(),
@@ -194,11 +194,11 @@ impl TokenCache {
             Freshness::RefreshDue => self.refresh_ahead(params, &entry, now),
             Freshness::Expired => return Err(Miss { expired: Some(entry), now, offset: None }),
         }
-        Ok(self.hit(params, entry, now))
+        Ok(self.hit(entry, now))
     }
 
-    fn hit(&self, params: &AuthParams, entry: Arc<Entry>, now: SystemTime) -> ResolvedToken {
-        self.state.counters.hits.add(params.keyed_hash());
+    fn hit(&self, entry: Arc<Entry>, now: SystemTime) -> ResolvedToken {
+        self.state.counters.hits.add(0);
         ResolvedToken::found(entry, now, TokenOrigin::Cache)
     }
 
@@ -209,7 +209,7 @@ impl TokenCache {
         let demand = Demand { params, seen: expired.as_ref(), reason: FetchReason::Miss, now, offset };
         let join = |fetch: &Arc<Fetch>| FetchFuture::new(self.clone(), Arc::clone(fetch));
         let waiting = match self.join_or_start(demand, join) {
-            Ok(Join::Cached(entry)) => return Lookup::ready(Ok(self.hit(params, entry, now))),
+            Ok(Join::Cached(entry)) => return Lookup::ready(Ok(self.hit(entry, now))),
             Ok(Join::Stopgap(entry)) => {
                 counters.misses.add();
                 return Lookup::ready(Ok(ResolvedToken::found(entry, now, TokenOrigin::Stopgap)));

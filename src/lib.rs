@@ -109,6 +109,7 @@ mod error;
 mod issuer;
 mod jwt;
 mod layer;
+mod metrics;
 mod params;
 mod request;
 #[cfg(feature = "reqwest-middleware")]

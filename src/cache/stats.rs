@@ -1,7 +1,7 @@
 //! The counters of the cache. Every lookup of a token increments at least one of them. [`TokenCacheStats`] contains
 //! their values.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::metrics::{Counter, StripedCounters};
 
 /// Statistics of a token cache, from [`TokenCache::stats`](super::TokenCache::stats).
 ///
@@ -34,44 +34,10 @@ pub struct TokenCacheStats {
     pub clock_offset: i64,
 }
 
-/// A counter for rare events.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A counter on its own cache line, to avoid false sharing. CPUs load up to 128 bytes at once, as one line or as two
-/// lines of 64 bytes.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Stripe(Counter);
-
-/// A counter for frequent events. Threads that use different keys rarely write to the same cache line.
-#[derive(Debug, Default)]
-pub(crate) struct StripedCounter([Stripe; 16]);
-
-impl StripedCounter {
-    pub(crate) fn add(&self, key_hash: u64) {
-        self.0[(key_hash & 15) as usize].0.add();
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.iter().map(|stripe| stripe.0.get()).sum()
-    }
-}
-
 /// The counters of one cache. [`TokenCacheStats`] describes them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) hits: StripedCounter,
+    pub(crate) hits: StripedCounters<1>,
     pub(crate) misses: Counter,
     pub(crate) coalesced: Counter,
     pub(crate) fetches: Counter,
