@@ -10,6 +10,7 @@
 //!
 //! [`SharedCall`] is the mechanism. This module adds the data of one key: params, reason, deadline, span and runtime.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Wake, Waker};
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 
 use super::clock::ClockReading;
 use super::entry::Entry;
+use super::lock;
 use super::lookup::TokenOrigin;
 use super::runtime::{Deadline, HomeRuntime};
 use super::shared_call::{Panicked, Remaining, Role, SharedCall, Step};
@@ -25,6 +27,7 @@ use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{FetchReason, SourceCall};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::Mutex;
 use crate::trace;
 
 /// How a fetch ended.
@@ -76,7 +79,7 @@ impl Fetch {
         call: SourceCall,
         counter: Arc<FetchCounter>,
     ) -> Arc<Self> {
-        counter.running.fetch_add(1, Ordering::Relaxed);
+        counter.add(params.partition());
         Arc::new(Self {
             params,
             reason,
@@ -130,7 +133,7 @@ impl Fetch {
     /// Ends the fetch, unless it has ended already. `before_wake` runs before any waiter is woken.
     pub(crate) fn finish(&self, outcome: Outcome, before_wake: impl FnOnce()) {
         self.call.finish(outcome.clone(), |waited| {
-            self.counter.running.fetch_sub(1, Ordering::Relaxed);
+            self.counter.remove(self.params.partition());
             if let Some(span) = self.span.get() {
                 span.finished(&outcome, waited);
             }
@@ -162,21 +165,67 @@ impl Wake for Fetch {
     }
 }
 
-/// Counts the running fetches of a cache, including those that may not publish their token any more.
-#[derive(Default)]
+/// Counts the running fetches of a cache, including those that may not publish their token any more. Decides whether
+/// another fetch may start (rule C5).
 pub(crate) struct FetchCounter {
     running: AtomicUsize,
+    /// Maximum number of running fetches.
+    places: usize,
     /// Whether a fetch was abandoned since the last call of [`take_abandoned`](Self::take_abandoned). An abandoned
+    /// The number of running fetches of each partition that has any.
+    by_partition: Mutex<HashMap<String, usize>>,
     /// fetch has no waiter and no task.
     abandoned: AtomicBool,
 }
 
 impl FetchCounter {
     pub(crate) fn running(&self) -> usize {
+    pub(crate) fn new(places: usize) -> Self {
+        Self {
+            places,
+            running: AtomicUsize::default(),
+            by_partition: Mutex::default(),
+            abandoned: AtomicBool::default(),
+        }
+    }
+
         self.running.load(Ordering::Relaxed)
     }
 
     /// Returns whether there may be an abandoned fetch, and clears the flag.
+    /// Returns whether another fetch for a partition may start.
+    ///
+    /// Once half the places are taken, a partition gets at most a quarter of them. So the hung fetches of one user or
+    /// tenant leave places for the others.
+    pub(crate) fn has_place(&self, partition: Option<&str>) -> bool {
+        let running = self.running();
+        let Some(partition) = partition.filter(|_| running >= self.places.div_ceil(2)) else {
+            return running < self.places;
+        };
+        let of_partition = lock(&self.by_partition).get(partition).copied().unwrap_or_default();
+        running < self.places && of_partition < (self.places / 4).max(1)
+    }
+
+    fn add(&self, partition: Option<&str>) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        if let Some(partition) = partition {
+            *lock(&self.by_partition).entry(partition.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn remove(&self, partition: Option<&str>) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(partition) = partition {
+            let mut by_partition = lock(&self.by_partition);
+            if let Some(running) = by_partition.get_mut(partition) {
+                *running -= 1;
+                if *running == 0 {
+                    by_partition.remove(partition);
+                }
+            }
+        }
+    }
+
     pub(crate) fn take_abandoned(&self) -> bool {
         self.abandoned.swap(false, Ordering::Relaxed)
     }

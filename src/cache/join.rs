@@ -74,12 +74,13 @@ impl TokenCache {
             }
             state.cooldowns.check(params.partition(), now)?;
             let late = current.filter(|fetch| fetch.deadline.is_missed(now)).cloned();
-            if late.is_none() && state.counter.running() >= state.max_concurrent_fetches {
+            if late.is_none() && !state.counter.has_place(params.partition()) {
                 drop(in_flight);
-                if std::mem::take(&mut may_sweep) && state.sweep(now) {
-                    continue;
+                if !std::mem::take(&mut may_sweep) {
+                    return Err(AuthError::overloaded());
                 }
-                return Err(AuthError::overloaded());
+                state.sweep(now);
+                continue;
             }
             match &late {
                 // A refresh that timed out has failed, so the next refresh has to wait (rule D3).

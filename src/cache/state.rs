@@ -47,7 +47,6 @@ pub(crate) struct CacheState {
     pub(super) clock: CorrectedClock,
     expiry: ExpiryPolicy,
     pub(super) fetch_timeout: Duration,
-    pub(super) max_concurrent_fetches: usize,
     /// Changed only under the lock of `in_flight`.
     pub(super) store: Store<Arc<Entry>>,
     pub(super) in_flight: Mutex<InFlight>,
@@ -112,10 +111,9 @@ impl CacheState {
             clock: CorrectedClock::new(config.clock),
             expiry: config.expiry,
             fetch_timeout: config.fetch_timeout,
-            max_concurrent_fetches: config.max_concurrent_fetches,
             store: store(config.max_tokens),
             in_flight: Mutex::new(InFlight { by_key: Map::default(), next_sweep: None, forced_until: None }),
-            counter: Arc::default(),
+            counter: Arc::new(FetchCounter::new(config.max_concurrent_fetches)),
             rejections: Rejections::new(config.max_tokens),
             expired_twice: store(config.max_tokens.min(MAX_EXPIRED_TWICE)),
             cooldowns: Cooldowns::default(),
@@ -297,14 +295,12 @@ impl CacheState {
         }
     }
 
-    /// Ends late and abandoned fetches when `max_concurrent_fetches` fetches are running (rule C5). Returns whether
-    /// another fetch may start now.
-    pub(super) fn sweep(&self, now: SystemTime) -> bool {
+    /// Ends late and abandoned fetches when there is no place for another fetch (rule C5).
+    pub(super) fn sweep(&self, now: SystemTime) {
         let useless = lock(&self.in_flight).remove_useless(now, self.counter.take_abandoned());
         for fetch in useless {
             if fetch.deadline.is_missed(now) { self.abandon(&fetch) } else { fetch.cancel() }
         }
-        self.counter.running() < self.max_concurrent_fetches
     }
 }
 

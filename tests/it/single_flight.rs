@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuth, AuthErrorKind, BoxError, TokenCacheStats, TokenError};
+use tower_aiuta_auth::{AiutaAuth, AuthErrorKind, AuthParams, BoxError, TokenCache, TokenCacheStats, TokenError};
 
 use crate::support::*;
 

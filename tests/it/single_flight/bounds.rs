@@ -88,6 +88,58 @@ async fn c5_over_max_concurrent_fetches_only_misses_fail() {
     assert_eq!(send(&service, try_on("image-3")).await.unwrap(), 200, "ended fetches free their places");
 }
 
+/// Starts a fetch that hangs for each of these keys. Returns how many were refused.
+async fn hang(tokens: &TokenCache, keys: impl IntoIterator<Item = AuthParams>) -> usize {
+    let mut refused = 0;
+    for key in keys {
+        let tokens = tokens.clone();
+        let get = tokio::spawn(async move { tokens.get(&key).await });
+        settle().await;
+        if get.is_finished() {
+            assert_eq!(get.await.unwrap().unwrap_err().kind(), AuthErrorKind::Overloaded);
+            refused += 1;
+        }
+    }
+    refused
+}
+
+/// Returns keys of a partition.
+fn keys(partition: Option<&'static str>, from: usize) -> impl Iterator<Item = AuthParams> {
+    let key = move |number| partition.into_iter().fold(params(&format!("image-{number}")), AuthParams::with_partition);
+    (from..from + 20).map(key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_partition_gets_a_quarter_once_half_the_places_are_taken() {
+    for (places, alone, of_second) in [(16, 8, 4), (17, 9, 4), (4, 2, 1), (3, 2, 1), (2, 1, 1), (1, 1, 0)] {
+        let gate = Gate::closed();
+        let layer = jwt(Source::gated(&gate)).max_concurrent_fetches(places).build().unwrap();
+        let tokens = layer.token_cache().unwrap();
+        assert_eq!(hang(tokens, keys(Some("alice"), 0)).await, 20 - alone, "{places} places");
+        assert_eq!(hang(tokens, keys(Some("bob"), 0)).await, 20 - of_second, "{places} places");
+        // Keys without a partition get the rest.
+        assert_eq!(hang(tokens, keys(None, 0)).await, 20 - (places - alone - of_second), "{places} places");
+        // Places become free when fetches end.
+        gate.open(places);
+        settle().await;
+        assert_eq!(hang(tokens, keys(Some("alice"), 20)).await, 20 - alone, "{places} places");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_hung_fetches_of_a_partition_free_its_places_at_the_timeout() {
+    let gate = Gate::closed();
+    let layer = jwt(Source::gated(&gate)).max_concurrent_fetches(8).fetch_timeout(secs(3)).build().unwrap();
+    let tokens = layer.token_cache().unwrap();
+    assert_eq!(hang(tokens, keys(Some("alice"), 0)).await, 16);
+    // Forgotten fetches go on for their callers, so they still count.
+    tokens.clear();
+    assert_eq!(hang(tokens, keys(Some("alice"), 20)).await, 20);
+    tokio::time::sleep(secs(3)).await;
+    settle().await;
+    assert_eq!(hang(tokens, keys(Some("alice"), 40)).await, 16);
+}
+
 #[tokio::test(start_paused = true)]
 async fn c5_every_ended_fetch_frees_its_place() {
     let source = Source::from_fn(|call, request| async move {
