@@ -22,6 +22,7 @@ mod feedback;
 mod fetch;
 mod join;
 mod lookup;
+mod recursion;
 mod rejection;
 mod runtime;
 mod shared_call;
@@ -95,7 +96,8 @@ impl TokenCache {
     /// Fails in the same cases as a request, with the kind [`TokenSource`](crate::AuthErrorKind::TokenSource),
     /// [`InvalidToken`](crate::AuthErrorKind::InvalidToken), [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout) or
     /// [`Overloaded`](crate::AuthErrorKind::Overloaded). If the params are larger than 4 KiB, the kind is
-    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody).
+    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody). If the token source of this cache calls this method, the kind
+    /// is [`Recursive`](crate::AuthErrorKind::Recursive).
     pub async fn get(&self, params: &AuthParams) -> Result<Jwt, AuthError> {
         params.check_size()?;
         self.get_or_fetch(params).await.map(|token| token.jwt().clone())
@@ -184,6 +186,9 @@ impl TokenCache {
     ///
     /// Returns a [`Miss`] if the cache has no usable token. Pass the `Miss` to [`fetch`](Self::fetch).
     pub(crate) fn lookup(&self, params: &AuthParams) -> Result<ResolvedToken, Miss> {
+        if recursion::is_polling(&self.state) {
+            return Err(Miss { expired: None, now: self.state.clock.raw(), offset: None });
+        }
         // The clock is read after the lookup. Otherwise a fetch could start and complete between the two, and its token
         // would be newer than `now`. The new token would then look expired, as after a clock that was set back.
         let entry = self.state.store.get(params);
@@ -202,8 +207,12 @@ impl TokenCache {
         ResolvedToken::found(entry, now, TokenOrigin::Cache)
     }
 
-    /// Joins or starts the fetch of a token that is not in the cache (rule C1).
+    /// Joins or starts the fetch of a token that is not in the cache (rule C1). Fails if the token source needs the
+    /// token (rule C7).
     pub(crate) fn fetch(&self, params: &AuthParams, miss: Miss) -> Lookup {
+        if recursion::is_polling(&self.state) {
+            return Lookup::ready(Err(AuthError::recursive()));
+        }
         let counters = &self.state.counters;
         let Miss { expired, now, offset } = miss;
         let demand = Demand { params, seen: expired.as_ref(), reason: FetchReason::Miss, now, offset };

@@ -88,7 +88,7 @@ impl Error for ConfigError {}
 #[derive(Clone)]
 pub struct AuthError {
     kind: AuthErrorKind,
-    message: &'static str,
+    message: Cow<'static, str>,
     transient: bool,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
@@ -108,12 +108,15 @@ pub enum AuthErrorKind {
     /// A fetch is needed, but [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) are running.
     /// Transient.
     Overloaded,
-    /// A request that starts a try-on has no params. Insert [`AuthParams`](crate::AuthParams) into its extensions, or
-    /// send a JSON body with at least one of the [`signed_fields`](crate::AiutaAuthBuilder::signed_fields).
+    /// A request that needs a JWT has no params. Insert [`AuthParams`](crate::AuthParams) into its extensions. For the
+    /// start of a try-on, a JSON body with at least one of the
+    /// [`signed_fields`](crate::AiutaAuthBuilder::signed_fields) is enough. For other requests,
+    /// [`allow_unbound_tokens`](crate::AiutaAuthBuilder::allow_unbound_tokens) permits a token without params.
     MissingParams,
     /// The params or the body can't be used:
     ///
-    /// - The body of a request that starts a try-on is not a JSON object.
+    /// - The body of a request that starts a try-on is not a JSON object in UTF-8, or its headers say so: a
+    ///   `content-type` other than `application/json` or `+json`, another charset, or a `content-encoding`.
     /// - A signed field occurs twice, or has a value that is not a [`ParamValue`](crate::ParamValue).
     /// - The params are larger than 4 KiB.
     /// - The body has to be buffered, but has trailers or failed.
@@ -121,11 +124,17 @@ pub enum AuthErrorKind {
     /// The body of a request that starts a try-on is larger than [`body_limit`](crate::AiutaAuthBuilder::body_limit).
     /// Raise the limit, or insert [`AuthParams`](crate::AuthParams) into the request's extensions.
     BodyTooLarge,
+    /// The URI of the request has a trusted [origin](crate::AiutaAuthBuilder::origins), but its `Host` header names
+    /// another host. Proxies that forward a request often leave the old header in place. Remove it.
+    HostMismatch,
+    /// The token source needs a token of the layer that calls it, for example because it sends its own requests through
+    /// that layer. Let the source use [`Access::Anonymous`](crate::Access::Anonymous), or a client without the layer.
+    Recursive,
 }
 
 impl AuthError {
-    fn new(kind: AuthErrorKind, message: &'static str) -> Self {
-        Self { kind, message, transient: false, retry_after: None, source: None }
+    fn new(kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), transient: false, retry_after: None, source: None }
     }
 
     pub(crate) fn invalid_body(message: &'static str) -> Self {
@@ -147,11 +156,43 @@ impl AuthError {
         )
     }
 
+    /// The body of a request that starts a try-on has none of `fields`.
+    pub(crate) fn missing_fields(fields: &[String]) -> Self {
+        Self::new(
+            AuthErrorKind::MissingParams,
+            format!(
+                "the body of a request that starts a try-on has none of the fields {}; send one of them, set the names \
+                 with `signed_fields`, or insert `AuthParams` into the request's extensions",
+                fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
+            ),
+        )
+    }
+
+    /// The request needs a JWT and is not one whose params the layer can read.
     pub(crate) fn missing_params() -> Self {
         Self::new(
             AuthErrorKind::MissingParams,
-            "a request that starts a try-on has no params; insert `AuthParams` into its extensions, \
-             or send a JSON body with a signed field",
+            "the request needs a JWT but has no params; its method and path are not those of a try-on, so its body was \
+             not read; correct them, insert `AuthParams` into the request's extensions, or use \
+             `allow_unbound_tokens(true)` to permit a token that is valid for any request",
+        )
+    }
+
+    /// The URI of the request is trusted, but its `Host` header names another host (rule A2).
+    pub(crate) fn host_mismatch() -> Self {
+        Self::new(
+            AuthErrorKind::HostMismatch,
+            "the request's URI has a trusted origin, but its `Host` header names another host; remove the header, \
+             which a proxy may have copied from the request that it forwards",
+        )
+    }
+
+    /// A token source needs a token from the cache that is polling it (rule C7).
+    pub(crate) fn recursive() -> Self {
+        Self::new(
+            AuthErrorKind::Recursive,
+            "the token source needs a token of the layer that calls it; the source must send its requests with \
+             `Access::Anonymous`, or with a client without this layer",
         )
     }
 
@@ -175,13 +216,13 @@ impl AuthError {
         Self { transient: true, ..Self::new(AuthErrorKind::TokenSource, message) }
     }
 
-    /// The source asked for a pause, by `cause`'s `retry_after`, of which `remaining` is left.
-    pub(crate) fn cooling_down(cause: Arc<TokenError>, remaining: Duration) -> Self {
+    /// The source failed earlier with this error and asked for a pause, of which `remaining` is left.
+    pub(crate) fn cooling_down(&self, remaining: Duration) -> Self {
         let message = "the token source failed earlier and asked not to be called yet";
-        Self { message, retry_after: Some(remaining), ..Self::from_source(cause) }
+        Self { message: message.into(), retry_after: Some(remaining), ..self.clone() }
     }
 
-    pub(crate) fn from_source(error: Arc<TokenError>) -> Self {
+    pub(crate) fn from_source(error: TokenError) -> Self {
         let (kind, message) = if error.is_invalid_token() {
             (AuthErrorKind::InvalidToken, "the token source returned an invalid token")
         } else if error.is_denied() {
@@ -189,12 +230,12 @@ impl AuthError {
         } else {
             (AuthErrorKind::TokenSource, "the token source failed")
         };
-        Self {
-            transient: error.is_transient(),
-            retry_after: error.retry_after(),
-            source: Some(error),
-            ..Self::new(kind, message)
-        }
+        let failed = if is_recursive(&error) {
+            Self::recursive()
+        } else {
+            Self { transient: error.is_transient(), retry_after: error.retry_after(), ..Self::new(kind, message) }
+        };
+        Self { source: Some(Arc::new(error)), ..failed }
     }
 
     /// Returns the kind of this error.
@@ -231,7 +272,7 @@ impl AuthError {
     }
 
     /// Returns how long to wait before the next attempt, if the token source set a
-    /// [delay](TokenError::with_retry_after).
+    /// [delay](TokenError::with_retry_after). It is at most 5 minutes.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -240,7 +281,7 @@ impl AuthError {
 
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
+        f.write_str(&self.message)
     }
 }
 
@@ -260,6 +301,13 @@ impl Error for AuthError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
+}
+
+/// Returns whether an error was caused by a source that needs a token of its own layer. The source may have wrapped the
+/// layer's error, and made it transient.
+fn is_recursive(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.any(|error| error.downcast_ref::<AuthError>().is_some_and(|error| error.kind == AuthErrorKind::Recursive))
 }
 
 /// Returned by a [`TokenSource`](crate::TokenSource) that has no token.
@@ -285,8 +333,12 @@ impl Error for AuthError {
 pub struct TokenError {
     kind: TokenErrorKind,
     retry_after: Option<Duration>,
+    for_this_key: bool,
     cause: BoxError,
 }
+
+/// Maximum pause that a source can ask for. If it asks for a longer one, it is called after this time.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TokenErrorKind {
@@ -298,7 +350,7 @@ pub(crate) enum TokenErrorKind {
 
 impl TokenError {
     pub(crate) fn with_kind(kind: TokenErrorKind, cause: BoxError) -> Self {
-        Self { kind, retry_after: None, cause }
+        Self { kind, retry_after: None, for_this_key: false, cause }
     }
 
     /// Creates an error for a failure that will not go away by itself, such as a missing key or params that can't be
@@ -319,13 +371,29 @@ impl TokenError {
         Self::with_kind(TokenErrorKind::Denied, cause.into())
     }
 
-    /// Asks the layer not to call the source again for `delay`, up to 5 minutes.
+    /// Asks the layer not to call the source again for `delay`. A delay of more than 5 minutes is reduced to 5 minutes.
     ///
     /// If the params have a [partition](crate::AuthParams::partition), this applies to that partition only, otherwise
-    /// to all fetches. During that time, requests without a cached token fail at once.
+    /// to all fetches. Use [`for_this_key`](Self::for_this_key) to narrow it. During that time, requests without a
+    /// cached token fail at once. If another error asks for a shorter delay meanwhile, the longer one is kept.
     #[must_use]
     pub fn with_retry_after(self, delay: Duration) -> Self {
-        Self { retry_after: Some(delay), ..self }
+        Self { retry_after: Some(delay.min(MAX_RETRY_AFTER)), ..self }
+    }
+
+    /// Limits the delay of [`with_retry_after`](Self::with_retry_after) to the params of this fetch, so that one user
+    /// can't stop the fetches of others.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aiuta_auth::TokenError;
+    ///
+    /// let busy = TokenError::transient("too many tokens for this image");
+    /// let busy = busy.with_retry_after(Duration::from_secs(10)).for_this_key();
+    /// ```
+    #[must_use]
+    pub fn for_this_key(self) -> Self {
+        Self { for_this_key: true, ..self }
     }
 
     /// Returns whether the error was created by [`transient`](Self::transient).
@@ -340,10 +408,14 @@ impl TokenError {
         self.kind == TokenErrorKind::Denied
     }
 
-    /// Returns the delay that was set by [`with_retry_after`](Self::with_retry_after).
+    /// Returns the delay that was set by [`with_retry_after`](Self::with_retry_after), which is at most 5 minutes.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    pub(crate) fn is_for_this_key(&self) -> bool {
+        self.for_this_key
     }
 
     pub(crate) fn is_invalid_token(&self) -> bool {

@@ -20,14 +20,15 @@ use super::clock::ClockReading;
 use super::entry::Entry;
 use super::lock;
 use super::lookup::TokenOrigin;
+use super::recursion;
 use super::runtime::{Deadline, HomeRuntime};
 use super::shared_call::{Panicked, Remaining, Role, SharedCall, Step};
 use crate::error::{AuthError, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{FetchReason, SourceCall};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::trace;
 
 /// How a fetch ended.
@@ -157,29 +158,28 @@ impl Fetch {
 /// The waker that the source gets.
 impl Wake for Fetch {
     fn wake(self: Arc<Self>) {
-        self.call.wake_drivers();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.call.wake_drivers();
+        recursion::outside(|| self.call.wake_drivers());
     }
 }
 
 /// Counts the running fetches of a cache, including those that may not publish their token any more. Decides whether
 /// another fetch may start (rule C5).
 pub(crate) struct FetchCounter {
-    running: AtomicUsize,
     /// Maximum number of running fetches.
     places: usize,
-    /// Whether a fetch was abandoned since the last call of [`take_abandoned`](Self::take_abandoned). An abandoned
+    running: AtomicUsize,
     /// The number of running fetches of each partition that has any.
     by_partition: Mutex<HashMap<String, usize>>,
+    /// Whether a fetch was abandoned since the last call of [`take_abandoned`](Self::take_abandoned). An abandoned
     /// fetch has no waiter and no task.
     abandoned: AtomicBool,
 }
 
 impl FetchCounter {
-    pub(crate) fn running(&self) -> usize {
     pub(crate) fn new(places: usize) -> Self {
         Self {
             places,
@@ -189,10 +189,10 @@ impl FetchCounter {
         }
     }
 
+    pub(crate) fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there may be an abandoned fetch, and clears the flag.
     /// Returns whether another fetch for a partition may start.
     ///
     /// Once half the places are taken, a partition gets at most a quarter of them. So the hung fetches of one user or
@@ -226,6 +226,7 @@ impl FetchCounter {
         }
     }
 
+    /// Returns whether there may be an abandoned fetch, and clears the flag.
     pub(crate) fn take_abandoned(&self) -> bool {
         self.abandoned.swap(false, Ordering::Relaxed)
     }

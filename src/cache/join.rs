@@ -72,7 +72,7 @@ impl TokenCache {
             if let Some(entry) = stopgap.filter(|stopgap| !is_explained(stopgap)) {
                 return Ok(Join::Stopgap(entry));
             }
-            state.cooldowns.check(params.partition(), now)?;
+            state.cooldowns.check(params, now)?;
             let late = current.filter(|fetch| fetch.deadline.is_missed(now)).cloned();
             if late.is_none() && !state.counter.has_place(params.partition()) {
                 drop(in_flight);

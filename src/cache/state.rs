@@ -13,12 +13,13 @@ use super::entry::{Entry, ExpiryPolicy};
 use super::fetch::{Fetch, FetchCounter, Outcome};
 use super::lock;
 use super::lookup::TokenOrigin;
+use super::recursion;
 use super::rejection::Rejections;
 use super::runtime::{Deadline, Pause};
 use super::stats::Counters;
 use super::store::{Map, Store, store};
 use crate::clock::Clock;
-use crate::error::{AuthError, AuthErrorKind};
+use crate::error::{AuthError, AuthErrorKind, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::source::{BoxTokenSource, FetchReason, TokenRequest};
@@ -139,7 +140,7 @@ impl CacheState {
         let forced = forced || reason == FetchReason::Rejected;
         let request = self.request(params, at, reason, deadline, replaces.as_ref().map(|entry| entry.jwt()), forced);
         self.counters.fetches.add();
-        let call = self.source.call(request);
+        let call = recursion::detect(self, self.source.call(request));
         Fetch::new(params.clone(), (reason, replaces), (at, deadline), call, Arc::clone(&self.counter))
     }
 
@@ -176,10 +177,9 @@ impl CacheState {
                     }
                 }
                 Err(error) => {
-                    let error = error.map(Arc::new);
-                    let partition = fetch.params.partition();
-                    let pause = error.as_ref().and_then(|error| self.cooldowns.begin(partition, now, error));
+                    let for_this_key = error.as_ref().is_some_and(TokenError::is_for_this_key);
                     let error = error.map_or_else(AuthError::source_panicked, AuthError::from_source);
+                    let pause = self.cooldowns.begin(&fetch.params, for_this_key, now, &error);
                     return self.fail(fetch, error, pause, now);
                 }
             }
@@ -220,7 +220,7 @@ impl CacheState {
         };
         let request = self.request(&fetch.params, at, fetch.reason, fetch.deadline, Some(entry.jwt()), true);
         self.counters.fetches.add();
-        fetch.restart(self.source.call(request));
+        fetch.restart(recursion::detect(self, self.source.call(request)));
         true
     }
 

@@ -20,7 +20,7 @@ use crate::error::AuthError;
 /// twice (in any escaping) or has a value that can't be signed.
 pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthError> {
     if body.is_empty() {
-        return Err(AuthError::missing_params());
+        return Err(AuthError::missing_fields(fields));
     }
     let params = parse(body, fields, false).map_err(|error| {
         AuthError::invalid_body(match error {
@@ -35,7 +35,7 @@ pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthErr
         })
     })?;
     if params.is_empty() {
-        return Err(AuthError::missing_params());
+        return Err(AuthError::missing_fields(fields));
     }
     Ok(params)
 }

@@ -71,7 +71,8 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// | response | [`TokenError`] | [`AuthErrorKind`](crate::AuthErrorKind) |
 /// |---|---|---|
 /// | 401, 403 | denied | `TokenSource` |
-/// | 408, 429, 5xx | transient; `Retry-After` is [obeyed](TokenError::with_retry_after) | `TokenSource` |
+/// | 408, 5xx | transient; `Retry-After` is [obeyed](TokenError::with_retry_after) | `TokenSource` |
+/// | 429 | transient; `Retry-After` is obeyed, without a partition only [for these params](TokenError::for_this_key) | `TokenSource` |
 /// | 3xx (redirects are not followed), any other status | permanent | `TokenSource` |
 /// | the service fails, the connection is lost | transient | `TokenSource` |
 /// | 2xx without a valid token, or with more than 16 KiB | permanent | `InvalidToken` |
@@ -242,7 +243,7 @@ where
         let mut service = self.service.clone();
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(TokenError::transient)?;
         let (head, body) = service.call(http_request).await.map_err(TokenError::transient)?.into_parts();
-        response::check(head.status, &head.headers, request.now())?;
+        response::check(head.status, &head.headers, &request)?;
         let body = read_limited(body, MAX_RESPONSE).await.map_err(response::unreadable)?;
         let token = response::token(&body)?;
         Ok(response::with_age(token, &head.headers, request.now()))

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use serde_json::json;
 use tower_aiuta_auth::testing::ManualClock;
 use tower_aiuta_auth::{AiutaAuthLayer, Clock, FetchReason, Jwt, TokenError, TokenRequest};
@@ -48,6 +49,73 @@ async fn d1_token_is_used_until_its_end_less_a_margin() {
     let clock = ManualClock::default();
     let layer = without_refresh(&clock, Source::new());
     assert_eq!(tokens_used_at(&layer, &clock, &[0, 30, 54, 55, 109, 110]).await, [1, 1, 1, 2, 2, 3]);
+}
+
+/// A source whose tokens have no `exp`, so that they can be made at any time.
+fn without_exp() -> Source {
+    Source::from_fn(|number, _| async move { Ok(Jwt::parse(token(&json!({ "number": number })))?) })
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_clock_at_the_end_of_time_is_only_a_clock() {
+    // The last second that a `SystemTime` can show, and times before it.
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX.unsigned_abs());
+    for before_end in [0, 1, 4, 30, 86_400] {
+        let clock = ManualClock::new(end - secs(before_end));
+        let (source, rejected) = (without_exp(), RejectedTokens::default());
+        let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
+        let dated = {
+            let rejected = rejected.clone();
+            Recorder::with_response(move |request| {
+                let status = if rejected.contains(request.token()) { 401 } else { 200 };
+                let response = http::Response::builder().status(status).header("date", "Fri, 31 Dec 9999 23:59:59 GMT");
+                async move { Ok(response.body(http_body_util::Full::default())?) }
+            })
+        };
+        let service = service(&layer, &dated);
+        for _ in 0..3 {
+            assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+        }
+        rejected.add(dated.last().token());
+        for _ in 0..3 {
+            assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+        }
+        layer.token_cache().unwrap().clear();
+        assert_eq!(send(&service, try_on("image-1")).await.unwrap(), 200);
+        assert_eq!((source.calls(), layer.stats().replayed), (3, 1), "{before_end} s before the end");
+    }
+}
+
+#[test]
+fn g1_clock_at_the_end_of_time_without_a_runtime() {
+    let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX.unsigned_abs()));
+    let source = Source::from_fn(|number, _| async move {
+        match number {
+            1 => Err(TokenError::transient("busy").with_retry_after(secs(300))),
+            _ => Ok(Jwt::parse(token(&json!({ "number": number })))?),
+        }
+    });
+    let layer = jwt(source).clock(clock.clone()).build().unwrap();
+    let service = service(&layer, &Recorder::new());
+    let get = || send(&service, try_on("image-1")).now_or_never().expect("the request waits");
+    // The clock can't show the end of the pause.
+    get().unwrap_err();
+    // A clock that was set back to before the start of the pause says nothing about it.
+    clock.step_back(secs(300));
+    assert_eq!(get().unwrap(), 200);
+}
+
+#[tokio::test]
+async fn g1_hit_before_1970_refreshes_only_when_due() {
+    for start in [SystemTime::UNIX_EPOCH - secs(86_400), SystemTime::UNIX_EPOCH - secs(30)] {
+        let clock = ManualClock::new(start);
+        let source = without_exp();
+        let layer = jwt(source.clone()).clock(clock.clone()).build().unwrap();
+        assert_eq!(tokens_used_at(&layer, &clock, &[0, 1, 2, 20, 40]).await, [1; 5]);
+        assert_eq!(source.calls(), 1);
+        assert_eq!(tokens_used_at(&layer, &clock, &[9, 10, 11, 12]).await, [1, 2, 2, 2]);
+        assert_eq!(source.calls(), 2);
+    }
 }
 
 #[tokio::test]

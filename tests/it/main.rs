@@ -20,6 +20,7 @@ mod redirects;
 // Params, cache, freshness.
 mod freshness;
 mod params;
+mod recursion;
 mod runtimes;
 mod single_flight;
 mod waiting;

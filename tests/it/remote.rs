@@ -314,6 +314,23 @@ async fn g2_remote_measures_retry_after_from_the_date_of_the_response() {
 }
 
 #[tokio::test]
+async fn g2_remote_429_without_a_partition_pauses_only_the_key() {
+    for (status, partition, is_other_paused) in
+        [(429, None, false), (503, None, true), (429, Some("alice"), true), (503, Some("alice"), true)]
+    {
+        let layer = jwt(answering(status, &[("retry-after", "60")], String::new())).build().unwrap();
+        let tokens = layer.token_cache().unwrap();
+        let of = |image: &str| partition.into_iter().fold(params(image), AuthParams::with_partition);
+        tokens.get(&of("image-1")).await.unwrap_err();
+        assert_eq!(tokens.stats().fetches, 1);
+        tokens.get(&of("image-1")).await.unwrap_err();
+        assert_eq!(tokens.stats().fetches, 1, "{status}");
+        tokens.get(&of("image-2")).await.unwrap_err();
+        assert_eq!(tokens.stats().fetches, if is_other_paused { 1 } else { 2 }, "{status} {partition:?}");
+    }
+}
+
+#[tokio::test]
 async fn remote_broken_connection_is_transient() {
     let half = format!("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{{\"token\":\"{}", good_token());
     let gone = "HTTP/1.1 200 O".to_owned();

@@ -11,6 +11,7 @@ use crate::jwt::Jwt;
 use crate::params::json::Text;
 use crate::request::body::ReadError;
 use crate::request::headers::{origin_date, retry_after, time_in_caches};
+use crate::source::TokenRequest;
 
 /// Time in HTTP caches above which a token counts as cached (rule E2).
 const MAX_TIME_IN_CACHES: Duration = Duration::from_secs(1);
@@ -19,13 +20,18 @@ const MAX_TIME_IN_CACHES: Duration = Duration::from_secs(1);
 const MAX_NEW_AGE: Duration = Duration::from_secs(10);
 
 /// Returns an error unless the status is a success.
-pub(super) fn check(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<(), TokenError> {
+pub(super) fn check(status: StatusCode, headers: &HeaderMap, request: &TokenRequest) -> Result<(), TokenError> {
     if status.is_success() {
         return Ok(());
     }
+    let now = request.now();
     let cause = format!("the backend responded with status {}", status.as_u16());
     Err(match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => TokenError::denied(cause),
+        // Without a partition, the limit that was reached is probably that of one user (rule G2).
+        StatusCode::TOO_MANY_REQUESTS if request.params().partition().is_none() => {
+            busy(cause, headers, now).for_this_key()
+        }
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => busy(cause, headers, now),
         _ if status.is_server_error() => busy(cause, headers, now),
         _ if status.is_redirection() => TokenError::new(format!(

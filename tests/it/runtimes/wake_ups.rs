@@ -79,9 +79,14 @@ fn c3_wake_up_during_a_poll_reaches_a_caller_that_joined_meanwhile() {
                     polls += 1;
                     if polls == 2 {
                         cx.waker().wake_by_ref();
+                        // On another thread, because this one is polling the source (rule C7).
                         let mut other = other.lock().unwrap();
                         let other = other.as_mut().unwrap();
-                        assert!(other.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+                        let is_pending = std::thread::scope(|threads| {
+                            let poll = || other.poll_unpin(&mut Context::from_waker(&waker)).is_pending();
+                            threads.spawn(poll).join().unwrap()
+                        });
+                        assert!(is_pending);
                     }
                     if polls < 3 { Poll::Pending } else { Poll::Ready(()) }
                 })
