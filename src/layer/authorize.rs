@@ -17,7 +17,7 @@ use crate::params::{AuthParams, json};
 use crate::request::access::NoReplay;
 use crate::request::body::{BodyReader, RequestBody, copy_head};
 use crate::request::credential::Credential;
-use crate::request::headers;
+use crate::request::headers::{self, Redirected, redirected};
 
 /// Gives a request its token. Reads the body if necessary, determines the params, and looks up their token.
 pub(crate) struct Authorize {
@@ -209,18 +209,24 @@ impl Authorized {
     /// Handles a response. After a 401, returns the lookup of a token for a replay, if the request may be replayed.
     pub(crate) fn on_response<R>(&mut self, response: &Response<R>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        if !self.is_rejection(response.status()) {
             if self.tried_offset || cache.is_watching(&self.token) {
                 self.on_other_response(response);
             }
             return None;
         }
-        let date = headers::response_date(response);
+        let redirected = redirected(response);
+        if redirected == Some(Redirected::CrossOrigin) {
+            return None;
+        }
+        let date = headers::reliable_date(response.headers());
         if let Some(date) = date {
             cache.on_date(date);
         }
         let replacement = cache.on_rejected(&self.params, &self.token, date)?;
-        self.copy.as_ref()?;
+        if redirected.is_some() || self.copy.is_none() {
+            return None;
+        }
         self.tried_offset = replacement.tries_offset();
         Some(cache.replace(&self.params, replacement))
     }
@@ -231,7 +237,7 @@ impl Authorized {
         if is_success(response.status()) {
             cache.on_accepted(&self.params, &self.token, self.tried_offset);
         }
-        if let Some(date) = headers::response_date(response) {
+        if let Some(date) = headers::reliable_date(response.headers()) {
             cache.on_date(date);
         }
     }
@@ -250,8 +256,20 @@ impl Authorized {
     }
 }
 
-/// Returns whether a status other than 401 shows that the token was accepted. 408, 429 and 5xx do not show this,
+/// Returns whether a status that is no rejection shows that the token was accepted. 408, 429 and 5xx do not show this,
+    ///
+    /// The response to a redirect that was followed below this layer answers another request. It says nothing about
+    /// the token if it comes from another origin, and it never leads to a replay: the first request may have been
+    /// accepted (rule E2).
 /// because a proxy may have sent them before Aiuta checked the token.
 fn is_success(status: StatusCode) -> bool {
     !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) && !status.is_server_error()
 }
+    /// Returns whether a status means that the token was rejected (rule E3).
+    fn is_rejection(&self, status: StatusCode) -> bool {
+        status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && self.scheme.reject_on_forbidden)
+    }
+
+        if redirected(response) == Some(Redirected::CrossOrigin) {
+            return;
+        }

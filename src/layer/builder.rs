@@ -66,6 +66,8 @@ pub struct AiutaAuthBuilder {
     fetch_timeout: Duration,
     replay_unauthorized: bool,
     clock: Arc<dyn Clock>,
+    reject_on_forbidden: bool,
+    allow_unbound_tokens: bool,
 }
 
 /// The credentials that were set.
@@ -96,6 +98,8 @@ impl AiutaAuthBuilder {
             fetch_timeout: Duration::from_secs(10),
             replay_unauthorized: true,
             clock: Arc::new(SystemClock),
+            reject_on_forbidden: false,
+            allow_unbound_tokens: false,
         }
     }
 
@@ -270,6 +274,26 @@ impl AiutaAuthBuilder {
 
     /// Sets the clock that tells token sources the time and measures how long tokens are used. Defaults to
     /// [`SystemClock`].
+    /// Sets whether a 403 to a JWT is treated as a 401. Defaults to false.
+    ///
+    /// Use it with a gateway that answers 403 to a token that has expired or was revoked. The layer then forgets the
+    /// token, and replays the request in the same cases as after a 401. Aiuta itself answers 401 to such a token.
+    pub fn reject_on_forbidden(self, reject: bool) -> Self {
+        Self { reject_on_forbidden: reject, ..self }
+    }
+
+    /// Sets whether a request that needs a JWT but has no params gets a token without params. Defaults to false: the
+    /// request fails with [`MissingParams`](crate::AuthErrorKind::MissingParams).
+    ///
+    /// A token without params is valid for any request of its subscription, so it must not leave your servers. The layer
+    /// needs one for operations that no official SDK uses with JWTs, such as listing SKU items. A request that starts a
+    /// try-on never gets one, and neither does a request that a server may take for the start of a try-on.
+    ///
+    /// Instead of this setting, you can insert [`AuthParams`](crate::AuthParams) into the extensions of the requests.
+    pub fn allow_unbound_tokens(self, allow: bool) -> Self {
+        Self { allow_unbound_tokens: allow, ..self }
+    }
+
     ///
     /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 shows this. The request is then replayed
     /// with a token that is made with the corrected time. If Aiuta accepts that token, sources get the corrected time
@@ -326,6 +350,8 @@ impl AiutaAuthBuilder {
                 replay_unauthorized: self.replay_unauthorized,
             })),
             CredentialInput::Nothing => {
+                reject_on_forbidden: self.reject_on_forbidden,
+                allow_unbound_tokens: self.allow_unbound_tokens,
                 return Err(ConfigError::new("credential", "it is missing; set it with `api_key` or `jwt`"));
             }
             CredentialInput::Both => {
@@ -399,4 +425,6 @@ impl fmt::Debug for AiutaAuthBuilder {
             .field("replay_unauthorized", &self.replay_unauthorized)
             .finish_non_exhaustive()
     }
+            .field("reject_on_forbidden", &self.reject_on_forbidden)
+            .field("allow_unbound_tokens", &self.allow_unbound_tokens)
 }

@@ -44,6 +44,8 @@ impl fmt::Debug for Scheme {
         match self {
             Self::ApiKey(_) => f.write_str("ApiKey(..)"),
             Self::Jwt(jwt) => f.debug_struct("Jwt").field("token_cache", &jwt.token_cache).finish_non_exhaustive(),
+    pub(crate) reject_on_forbidden: bool,
+    pub(crate) allow_unbound_tokens: bool,
         }
     }
 }

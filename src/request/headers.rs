@@ -8,19 +8,18 @@ use http::header::RETRY_AFTER;
 use http::header::{AGE, DATE};
 use http::{HeaderMap, HeaderName, Response};
 
-/// Response extension: the response came from another origin than the request was sent to, so its `Date` is not
-/// trusted.
-#[cfg(feature = "reqwest-middleware")]
-#[derive(Clone, Copy)]
-pub(crate) struct CrossOriginResponse;
+/// Response extension: a redirect was followed below the layer, so the response answers another request than the one
+/// that the layer has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "reqwest-middleware"), allow(dead_code, reason = "only reqwest tells it"))]
+pub(crate) enum Redirected {
+    SameOrigin,
+    CrossOrigin,
+}
 
-/// Returns the time at which Aiuta created a response, if its `Date` is reliable.
-pub(crate) fn response_date<R>(response: &Response<R>) -> Option<SystemTime> {
-    #[cfg(feature = "reqwest-middleware")]
-    if response.extensions().get::<CrossOriginResponse>().is_some() {
-        return None;
-    }
-    reliable_date(response.headers())
+/// Returns whether the response is known to be that of a redirect.
+pub(crate) fn redirected<R>(response: &Response<R>) -> Option<Redirected> {
+    response.extensions().get().copied()
 }
 
 /// Returns the `Date` of a response if it is the current time of the server that sent it.

@@ -5,13 +5,13 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Extensions, StatusCode};
+use http::Extensions;
 use reqwest::{Body, Request, Response, Url};
 use reqwest_middleware::{Error, Next, Result};
 use tokio::sync::Mutex;
 use tower_service::Service;
 
-use crate::request::headers::CrossOriginResponse;
+use crate::request::headers::Redirected;
 
 /// The following middlewares and the reqwest client. It serves one request, which may be sent twice (E2).
 #[derive(Clone)]
@@ -60,17 +60,31 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
 /// [`into_reqwest_response`] moves them back, to avoid a copy per response.
 fn into_http_response(mut response: Response, url: &Url) -> http::Response<Response> {
     let (status, version) = (response.status(), response.version());
-    // reqwest may have followed a redirect. The layer must not use the `Date` of a 401 from another origin (H1).
-    let cross_origin = status == StatusCode::UNAUTHORIZED && response.url().origin() != url.origin();
+    let redirected = redirected(url, response.url());
     let headers = mem::take(response.headers_mut());
     let mut wrapped = http::Response::new(response);
     *wrapped.status_mut() = status;
     *wrapped.version_mut() = version;
     *wrapped.headers_mut() = headers;
-    if cross_origin {
-        wrapped.extensions_mut().insert(CrossOriginResponse);
+    if let Some(redirected) = redirected {
+        wrapped.extensions_mut().insert(redirected);
     }
     wrapped
+}
+
+/// reqwest's URL of a response that was converted from an [`http::Response`], for example in a middleware that responds
+/// from a cache.
+const NO_URL: &str = "http://no.url.provided.local/";
+
+/// Compares the URL of a request with the URL of its response. They differ if reqwest has followed a redirect.
+fn redirected(requested: &Url, responded: &Url) -> Option<Redirected> {
+    if requested == responded || responded.as_str() == NO_URL {
+        None
+    } else if requested.origin() == responded.origin() {
+        Some(Redirected::SameOrigin)
+    } else {
+        Some(Redirected::CrossOrigin)
+    }
 }
 
 /// Reverses [`into_http_response`].

@@ -25,6 +25,7 @@ pub struct Case {
     /// Whether tokens are refreshed in the last quarter of their time.
     pub refreshes: bool,
     pub max_concurrent_fetches: usize,
+    pub reject_on_forbidden: bool,
     pub ops: Vec<Op>,
 }
 
@@ -71,6 +72,7 @@ pub struct Answer {
 pub enum Status {
     Fine,
     Unauthorized,
+    Forbidden,
     NotFound,
     TooMany,
     Broken,
@@ -110,6 +112,7 @@ pub enum End {
     Failed {
         how: Failure,
         pause: Option<u16>,
+        for_this_key: bool,
     },
     Panic,
 }
@@ -143,6 +146,7 @@ impl From<Status> for u16 {
         match status {
             Status::Fine => 200,
             Status::Unauthorized => 401,
+            Status::Forbidden => 403,
             Status::NotFound => 404,
             Status::TooMany => 429,
             Status::Broken => 503,
@@ -152,7 +156,7 @@ impl From<Status> for u16 {
 
 impl From<u16> for Status {
     fn from(status: u16) -> Self {
-        let all = [Self::Fine, Self::Unauthorized, Self::NotFound, Self::TooMany, Self::Broken];
+        let all = [Self::Fine, Self::Unauthorized, Self::Forbidden, Self::NotFound, Self::TooMany, Self::Broken];
         all.into_iter().find(|known| u16::from(*known) == status).expect("a status that the test does not use")
     }
 }
@@ -161,7 +165,8 @@ impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let runtime = if self.on_runtime { "on a runtime" } else { "on no runtime" };
         let refreshes = if self.refreshes { "refreshes" } else { "no refreshes" };
-        writeln!(f, "{runtime}, {refreshes}, max_concurrent_fetches {}", self.max_concurrent_fetches)?;
+        let forbidden = if self.reject_on_forbidden { "403 is 401" } else { "403 passes" };
+        writeln!(f, "{runtime}, {refreshes}, {forbidden}, max_concurrent_fetches {}", self.max_concurrent_fetches)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "  {op:?}"))
     }
 }

@@ -25,14 +25,16 @@ pub fn case() -> impl Strategy<Value = Case> {
 }
 
 fn case_in(mood: Mood) -> impl Strategy<Value = Case> {
-    let max_concurrent_fetches = prop_oneof![3 => Just(100_usize), 1 => Just(2_usize), 1 => Just(1_usize)];
+    let max_concurrent_fetches =
+        prop_oneof![6 => Just(100_usize), 1 => Just(4_usize), 2 => Just(2_usize), 2 => Just(1_usize)];
     let ops = prop::collection::vec(op(mood), if mood == Mood::Rejecting { 1..80 } else { 1..40 });
-    let settings = (any::<bool>(), prop::bool::weighted(0.8), max_concurrent_fetches);
-    (settings, wrong_by(mood), ops).prop_map(|((on_runtime, refreshes, max_concurrent_fetches), wrong_by, mut ops)| {
+    let settings = (any::<bool>(), prop::bool::weighted(0.8), max_concurrent_fetches, any::<bool>());
+    (settings, wrong_by(mood), ops).prop_map(|(settings, wrong_by, mut ops)| {
+        let (on_runtime, refreshes, max_concurrent_fetches, reject_on_forbidden) = settings;
         if wrong_by != 0 {
             ops.insert(0, Op::Step(wrong_by));
         }
-        Case { on_runtime, refreshes, max_concurrent_fetches, ops }
+        Case { on_runtime, refreshes, max_concurrent_fetches, reject_on_forbidden, ops }
     })
 }
 
@@ -116,9 +118,11 @@ fn answer(mood: Mood) -> impl Strategy<Value = Answer> {
         Mood::WrongClock => 8,
         Mood::Rejecting => 100,
     };
+    let forbidden = rejected / 4 + 1;
     let status = prop_oneof![
         10 => Just(Status::Fine),
         rejected => Just(Status::Unauthorized),
+        forbidden => Just(Status::Forbidden),
         1 => Just(Status::NotFound),
         1 => Just(Status::TooMany),
         1 => Just(Status::Broken),
@@ -133,7 +137,7 @@ fn call(mood: Mood) -> impl Strategy<Value = Plan> {
     let at_once = if matches!(mood, Mood::Rejecting | Mood::Quiet) { 40 } else { 10 };
     let wait = prop_oneof![at_once => Just(Wait::No), 1 => (1..3_usize).prop_map(Wait::Turns), 3 => Just(Wait::Held)];
     let how = prop_oneof![Just(Failure::Permanent), Just(Failure::Transient), Just(Failure::Denied)];
-    let pause = prop::option::weighted(0.5, prop_oneof![Just(0_u16), 1..60_u16, Just(300_u16)]);
+    let pause = prop::option::weighted(0.5, prop_oneof![Just(0_u16), 1..60_u16, Just(300_u16), Just(1000_u16)]);
     let (good, again) = match mood {
         Mood::BadSource => (12, 6),
         Mood::Rejecting => (24, 6),
@@ -143,7 +147,7 @@ fn call(mood: Mood) -> impl Strategy<Value = Plan> {
     let end = prop_oneof![
         good => claims(mood).prop_map(End::Token).boxed(),
         again => prop_oneof![0..7_usize, 4..7_usize].prop_map(End::Again),
-        1 => (how, pause).prop_map(|(how, pause)| End::Failed { how, pause }),
+        1 => (how, pause, any::<bool>()).prop_map(|(how, pause, for_this_key)| End::Failed { how, pause, for_this_key }),
         1 => Just(End::Panic),
     ];
     (wait, end).prop_map(|(wait, end)| Plan { wait, end })

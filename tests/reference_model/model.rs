@@ -29,6 +29,14 @@ pub type CallId = usize;
 pub type FetchId = usize;
 pub type RequestId = usize;
 
+/// What a pause applies to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Scope {
+    Everyone,
+    Partition(&'static str),
+    Key(usize),
+}
+
 struct Fetch {
     key: usize,
     /// The request that it was started for, and whether for the request's first token.
@@ -45,6 +53,8 @@ struct Fetch {
     asked_twice: bool,
     /// Whether it may not publish.
     detached: bool,
+    /// Whether it brought a token that was rejected before.
+    is_rejected: bool,
     entry: Option<Entry>,
     outcome: Option<Outcome>,
 }
@@ -113,6 +123,7 @@ pub struct Settings {
     pub on_runtime: bool,
     pub refreshes: bool,
     pub max_concurrent_fetches: usize,
+    pub reject_on_forbidden: bool,
 }
 
 pub struct Model {
@@ -135,8 +146,8 @@ pub struct Model {
     calls: Vec<FetchId>,
     requests: Vec<Request>,
     made: HashMap<Token, Made>,
-    /// The pauses that the source asked for, by partition.
-    pauses: HashMap<Option<&'static str>, Pause>,
+    /// The pauses that the source asked for.
+    pauses: HashMap<Scope, Pause>,
     /// While it runs, any fetch may be a forced one, after [`cleared`](Self::cleared).
     may_be_forced: Option<Pause>,
     look: Option<Look>,
@@ -179,7 +190,10 @@ impl Model {
 
     /// Returns whether a fetch is past its deadline (rule C6).
     fn is_late(&self, fetch: FetchId) -> bool {
-        let started = self.fetches[fetch].started;
+        self.is_late_since(self.fetches[fetch].started)
+    }
+
+    fn is_late_since(&self, started: Time) -> bool {
         if self.now.on_runtime {
             self.now.passed - started.passed >= FETCH_TIMEOUT
         } else {
@@ -189,12 +203,24 @@ impl Model {
 
     /// Returns whether the source asked for a pause that is not over (rule G2).
     fn is_paused(&self, key: usize) -> bool {
-        let pauses = [None, partition(key)].map(|whose| self.pauses.get(&whose));
-        pauses.into_iter().flatten().any(|pause| pause.is_running(self.now))
+        let scopes = [Some(Scope::Everyone), partition(key).map(Scope::Partition), Some(Scope::Key(key))];
+        let pauses = scopes.into_iter().flatten().filter_map(|scope| self.pauses.get(&scope));
+        pauses.into_iter().any(|pause| pause.is_running(self.now))
     }
 
-    fn is_full(&self) -> bool {
-        self.running_fetches() >= self.settings.max_concurrent_fetches
+    /// Returns whether no other fetch for a key may start (rule C5).
+    fn is_full(&self, key: usize) -> bool {
+        self.has_no_place(key, |fetch| fetch.outcome.is_none())
+    }
+
+    /// Once half the places are taken, a partition gets a quarter of them (rule C5).
+    fn has_no_place(&self, key: usize, is_running: impl Fn(&Fetch) -> bool) -> bool {
+        let places = self.settings.max_concurrent_fetches;
+        let running: Vec<_> = self.fetches.iter().filter(|fetch| is_running(fetch)).collect();
+        let quarter = (places / 4).max(1);
+        let of_partition = || running.iter().filter(|fetch| partition(fetch.key) == partition(key)).count();
+        running.len() >= places
+            || (partition(key).is_some() && 2 * running.len() >= places && of_partition() >= quarter)
     }
 
     pub fn running_fetches(&self) -> usize {
@@ -321,7 +347,7 @@ impl Model {
         }
         let request = &mut self.requests[id];
         (request.expected, request.looked_at, request.readying) = (expected, self.now.clock, None);
-        self.look = Some(Look { id, offset, was_full: self.is_full(), fetched: false });
+        self.look = Some(Look { id, offset, was_full: self.is_full(key), fetched: false });
     }
 
     /// It has looked. A fetch has to have started if one was due.
@@ -333,8 +359,9 @@ impl Model {
                 self.counts.add(Situation::Paused);
                 self.requests[id].expected = Expected::Error(AuthErrorKind::TokenSource);
             }
-            Expected::Unknown if self.is_full() => {
-                self.counts.add(Situation::Overloaded);
+            Expected::Unknown if self.is_full(key) => {
+                let has_place = self.running_fetches() < self.settings.max_concurrent_fetches;
+                self.counts.add(if has_place { Situation::PartitionOverloaded } else { Situation::Overloaded });
                 self.requests[id].expected = Expected::Error(AuthErrorKind::Overloaded);
             }
             Expected::Unknown => {
@@ -365,7 +392,7 @@ impl Model {
         }
         let state = &self.keys[key];
         let waits = state.rejections.stopgap(self.now).is_some();
-        let is_blocked = state.fetch.is_some() || waits || self.is_paused(key) || self.is_full();
+        let is_blocked = state.fetch.is_some() || waits || self.is_paused(key) || self.is_full(key);
         if !fetched && is_blocked && elapsed >= cached.refresh_from {
             // The layer may have noticed that a refresh is due, and tries again later.
             self.keys[key].cached.as_mut().unwrap().refresh_by = i64::MAX;

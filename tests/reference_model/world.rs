@@ -104,9 +104,9 @@ async fn drive(case: &Case) -> (Vec<String>, Counts) {
 
 impl World {
     fn new(case: &Case) -> Self {
-        let Case { on_runtime, refreshes, max_concurrent_fetches, .. } = *case;
+        let Case { on_runtime, refreshes, max_concurrent_fetches, reject_on_forbidden, .. } = *case;
         let clock = ManualClock::default();
-        let settings = Settings { on_runtime, refreshes, max_concurrent_fetches };
+        let settings = Settings { on_runtime, refreshes, max_concurrent_fetches, reject_on_forbidden };
         let model = Arc::new(Mutex::new(Model::new(millis(clock.now()), settings)));
         let (plans, calls) = (Plans::default(), Gates::default());
         let source = Source { model: Arc::clone(&model), held: Arc::clone(&calls), plans: Arc::clone(&plans) };
@@ -114,6 +114,7 @@ impl World {
             .clock(clock.clone())
             .refresh_ahead(if refreshes { 0.25 } else { 0.0 })
             .max_concurrent_fetches(max_concurrent_fetches)
+            .reject_on_forbidden(reject_on_forbidden)
             .build()
             .unwrap();
         let wire = Arc::new(Wire {

@@ -105,3 +105,99 @@ async fn a5_reqwest_same_origin_redirects_stop_after_ten() {
         assert!(aiuta_requests.requests().iter().all(|seen| seen.credentials() == ["x-api-key"]));
     }
 }
+
+/// Starts a server that accepts every token but redirects each start of a try-on to `target`. Returns it with its
+/// requests.
+async fn redirecting_starts(status: u16, target: String) -> (Server, Recorder) {
+    let requests = Recorder::with_response(move |request| {
+        let mut response = http::Response::<http_body_util::Full<bytes::Bytes>>::default();
+        if request.uri.path() == START {
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            response.headers_mut().insert(LOCATION, target.parse().unwrap());
+        } else {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        async move { Ok(response) }
+    });
+    (Server::recording(&requests).await, requests)
+}
+
+fn starts(requests: &Recorder) -> usize {
+    requests.requests().iter().filter(|request| request.uri.path() == START).count()
+}
+
+#[tokio::test]
+async fn e2_reqwest_401_of_a_redirect_target_causes_no_second_start() {
+    for (status, client_of) in [(303, client as fn(&_) -> _), (307, client), (303, same_origin_client)] {
+        let (aiuta, requests) = redirecting_starts(status, "/result".to_owned()).await;
+        let source = Source::new();
+        let layer = jwt(source.clone()).origins([aiuta.origin()]).build().unwrap();
+        layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+        for number in 1..=3 {
+            let start = client_of(&layer).post(format!("{}{START}", aiuta.origin())).with_extension(params("image-1"));
+            let response = start.send().await.unwrap();
+            assert_eq!((response.status(), response.url().path()), (StatusCode::UNAUTHORIZED, "/result"));
+            assert_eq!((starts(&requests), requests.count()), (number, 2 * number), "{status}");
+        }
+        // The target has the same origin and got the token, so the token is forgotten.
+        assert!(requests.last().headers.contains_key("authorization"));
+        assert!(source.calls() > 1 && layer.stats().rejected > 0 && layer.stats().replayed == 0);
+    }
+}
+
+#[tokio::test]
+async fn e2_reqwest_401_of_another_origin_forgets_no_token() {
+    let foreign = Recorder::with_status(|_| StatusCode::UNAUTHORIZED);
+    let foreign_server = Server::recording(&foreign).await;
+    let (aiuta, requests) = redirecting_starts(303, format!("{}/result", foreign_server.origin())).await;
+    let source = Source::new();
+    let layer = jwt(source.clone()).origins([aiuta.origin()]).build().unwrap();
+    for _ in 0..10 {
+        let start = client(&layer).post(format!("{}{START}", aiuta.origin())).with_extension(params("image-1"));
+        assert_eq!(start.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((starts(&requests), foreign.count(), source.calls()), (10, 10, 1));
+    assert_eq!((layer.stats().rejected, layer.stats().replayed), (0, 0));
+}
+
+#[tokio::test]
+async fn e2_reqwest_success_of_another_origin_accepts_no_token() {
+    // The API rejects each token, until it redirects one request. Then it goes on.
+    let foreign = Server::recording(&Recorder::new()).await;
+    let (elsewhere, redirects) = (format!("{}/x", foreign.origin()), Arc::new(Mutex::new(false)));
+    let requests = Recorder::with_response({
+        let redirects = redirects.clone();
+        move |_| {
+            let response = match *redirects.lock().unwrap() {
+                true => http::Response::builder().status(303).header(LOCATION, &elsewhere),
+                false => http::Response::builder().status(401),
+            };
+            async move { Ok(response.body(http_body_util::Full::default())?) }
+        }
+    });
+    let aiuta = Server::recording(&requests).await;
+    let (source, clock) = (Source::new(), tower_aiuta_auth::testing::ManualClock::default());
+    let layer = jwt(source.clone()).origins([aiuta.origin()]).clock(clock.clone()).build().unwrap();
+    let start = || client(&layer).post(format!("{}{START}", aiuta.origin())).with_extension(params("image-1"));
+    assert_eq!(start().send().await.unwrap().status(), 401);
+    *redirects.lock().unwrap() = true;
+    assert_eq!(start().send().await.unwrap().status(), 200);
+    *redirects.lock().unwrap() = false;
+    // The second rejection without a success between (rule E5): the next request has to wait for a new token.
+    assert_eq!(start().send().await.unwrap().status(), 401);
+    assert_eq!(start().send().await.unwrap().status(), 401);
+    let tokens: Vec<_> = requests.tokens().iter().map(|token| token_number(token)).collect();
+    assert_eq!((tokens, source.calls()), (vec![1, 2, 2, 2], 2));
+}
+
+#[tokio::test]
+async fn e2_reqwest_response_without_a_url_is_no_redirect() {
+    // A middleware that answers by itself, for example from a cache. reqwest gives its response another URL.
+    let spy = Spy::responding(|_| http::Response::builder().status(401).body("").unwrap().into());
+    let layer = jwt(Source::new()).build().unwrap();
+    layer.token_cache().unwrap().get(&params("image-1")).await.unwrap();
+    let client = ClientBuilder::new(reqwest()).with(layer.into_middleware()).with(spy.clone()).build();
+    let start = client.post(format!("https://api.aiuta.com{START}#fragment")).with_extension(params("image-1"));
+    assert_eq!(start.send().await.unwrap().status(), 401);
+    assert_eq!(spy.tokens().len(), 2);
+}

@@ -7,7 +7,7 @@ use super::super::counts::Situation;
 use super::super::support::token_number;
 use super::key::{Cached, Entry, Made};
 use super::time::Pause;
-use super::{CallId, Expected, Fetch, FetchId, Model, Outcome, RequestId, Token};
+use super::{CallId, Expected, Fetch, FetchId, Model, Outcome, RequestId, Scope, Token};
 
 /// Which of a request's plans a call follows.
 pub struct Planned {
@@ -57,10 +57,9 @@ impl Model {
         if let Some(other) = self.keys[key].fetch {
             self.wrong.push(format!("c1: call {call} beside fetch {other}"));
         }
-        let others = (0..self.fetches.len())
-            .filter(|other| self.fetches[*other].outcome.is_none() && !self.is_late(*other))
-            .count();
-        self.check(others < self.settings.max_concurrent_fetches, || format!("c5: call {call} beside {others} others"));
+        let has_no_place =
+            self.has_no_place(key, |other| other.outcome.is_none() && !self.is_late_since(other.started));
+        self.check(!has_no_place, || format!("c5: call {call} beside too many others"));
         let is_paused = self.is_paused(key);
         self.check(!is_paused, || format!("g2: call {call} in a pause"));
         let waits = self.stopgap(key, offset).is_some();
@@ -107,6 +106,7 @@ impl Model {
             asks_again: None,
             asked_twice: false,
             detached: false,
+            is_rejected: false,
             entry: None,
             outcome: None,
         });
@@ -163,9 +163,18 @@ impl Model {
     fn failed(&mut self, fetch: FetchId, end: &End) {
         let Fetch { key, asked_twice, .. } = self.fetches[fetch];
         let mut pause = 0;
-        if let End::Failed { pause: Some(seconds), .. } = end {
-            pause = i64::from(*seconds) * 1_000;
-            self.pauses.insert(partition(key), Pause::new(pause, self.now));
+        if let End::Failed { pause: Some(seconds), for_this_key, .. } = end {
+            pause = i64::from(*seconds).min(300) * 1_000;
+            let scope = match partition(key) {
+                _ if *for_this_key => Scope::Key(key),
+                Some(partition) => Scope::Partition(partition),
+                None => Scope::Everyone,
+            };
+            // A longer pause is kept.
+            let left = self.pauses.get(&scope).map_or(0, |pause| pause.left(self.now));
+            if left <= pause {
+                self.pauses.insert(scope, Pause::new(pause, self.now));
+            }
         }
         if asked_twice {
             self.counts.add(Situation::SecondError);
@@ -187,7 +196,8 @@ impl Model {
             out_of_cache: made.out_of_cache,
             on_trial: reason == FetchReason::Rejected || self.keys[key].rejections.failures > 0,
         };
-        let is_usable = self.is_usable(key, &entry, replaces);
+        let is_rejected = self.is_rejected(key, &entry, replaces);
+        let is_usable = !is_rejected && !entry.is_expired(self.now);
         let state = &mut self.keys[key];
         let is_current = state.fetch == Some(fetch);
         if !is_usable && is_current && reason != FetchReason::RefreshAhead {
@@ -204,7 +214,7 @@ impl Model {
                 }
             }
         }
-        self.fetches[fetch].entry = Some(entry);
+        (self.fetches[fetch].entry, self.fetches[fetch].is_rejected) = (Some(entry), is_rejected);
         self.ends(fetch, Outcome::Token(entry.token));
         let state = &mut self.keys[key];
         if is_current && is_usable {
@@ -223,14 +233,14 @@ impl Model {
         }
     }
 
-    fn is_usable(&mut self, key: usize, entry: &Entry, replaces: Option<Token>) -> bool {
+    fn is_rejected(&mut self, key: usize, entry: &Entry, replaces: Option<Token>) -> bool {
         let rejected: Vec<_> = self.keys[key].rejections.tokens.iter().map(|fetch| self.token(*fetch)).collect();
         let was_rejected = rejected.contains(&entry.token);
         if was_rejected {
             let is_last = rejected.last() == Some(&entry.token);
             self.counts.add(if is_last { Situation::RejectedAgain } else { Situation::OlderAgain });
         }
-        !was_rejected && replaces != Some(entry.token) && !entry.is_expired(self.now)
+        was_rejected || replaces == Some(entry.token)
     }
 
     fn ends(&mut self, fetch: FetchId, outcome: Outcome) {

@@ -18,8 +18,13 @@ impl Model {
         let is_expired = self.entry(fetch).is_expired(now);
         let request = &mut self.requests[id];
         let was_expired = *request.readying.get_or_insert(is_expired);
-        let from_stopgap = matches!(request.expected, Expected::Stopgap(_));
-        if self.busy || from_stopgap || was_expired || !is_expired {
+        // A token that is known to be rejected is sent as it is.
+        let is_rejected = match request.expected {
+            Expected::Stopgap(_) => true,
+            Expected::Result(fetch) => self.fetches[fetch].is_rejected,
+            Expected::Cached(_) | Expected::Error(_) | Expected::Unknown => false,
+        };
+        if self.busy || is_rejected || was_expired || !is_expired {
             return;
         }
         if request.renewed {
@@ -95,8 +100,16 @@ impl Model {
         let key = request.key;
         // A request that was never sent is reported elsewhere.
         let Some(&sent) = request.sent.last() else { return };
-        if status != Status::Unauthorized {
-            if matches!(status, Status::Fine | Status::NotFound) {
+        let is_rejection = match status {
+            Status::Unauthorized => true,
+            Status::Forbidden => self.settings.reject_on_forbidden,
+            _ => false,
+        };
+        if status == Status::Forbidden {
+            self.counts.add(if is_rejection { Situation::Forbidden } else { Situation::ForbiddenPassed });
+        }
+        if !is_rejection {
+            if matches!(status, Status::Fine | Status::Forbidden | Status::NotFound) {
                 self.accepted(id, key, sent);
             }
             return self.dated(date, Situation::OffsetVoided);

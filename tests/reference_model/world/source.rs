@@ -70,7 +70,7 @@ impl TokenSource for Source {
                 None => jwt,
             });
         }
-        let End::Failed { how, pause } = end else {
+        let End::Failed { how, pause, for_this_key } = end else {
             // Not by `panic!`, whose hook would print each one.
             std::panic::resume_unwind(Box::new("a source's panic"))
         };
@@ -79,10 +79,8 @@ impl TokenSource for Source {
             Failure::Transient => TokenError::transient("transient"),
             Failure::Denied => TokenError::denied("denied"),
         };
-        Err(match pause {
-            Some(pause) => error.with_retry_after(secs(u64::from(pause))),
-            None => error,
-        })
+        let error = pause.into_iter().fold(error, |error, pause| error.with_retry_after(secs(u64::from(pause))));
+        Err(if for_this_key { error.for_this_key() } else { error })
     }
 }
 
