@@ -7,6 +7,7 @@ mod config;
 mod env;
 mod future;
 mod service;
+mod stats;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use self::builder::AiutaAuthBuilder;
 use self::config::{Config, Scheme};
 pub use self::future::ResponseFuture;
 pub use self::service::AiutaAuth;
+pub use self::stats::AuthStats;
 use crate::cache::TokenCache;
 use crate::error::ConfigError;
 use crate::request::credential::secret_value;
@@ -109,6 +111,24 @@ impl AiutaAuthLayer {
     /// ```
     pub fn origins(&self) -> impl Iterator<Item = &str> {
         self.config.origins.urls()
+    }
+
+    /// Returns the statistics of this layer, its clones and all services made by them.
+    ///
+    /// ```
+    /// use tower_aiuta_auth::AiutaAuthLayer;
+    ///
+    /// let layer = AiutaAuthLayer::api_key("my-key")?;
+    /// assert_eq!(layer.stats().withheld, 0);
+    /// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> AuthStats {
+        let stats = self.config.counters.stats();
+        match self.token_cache().map(TokenCache::stats) {
+            Some(tokens) => AuthStats { rejected: tokens.rejected, replayed: tokens.replays, ..stats },
+            None => stats,
+        }
     }
 
     /// Returns the token cache, or `None` if the layer authenticates with an API key.

@@ -130,7 +130,7 @@ pub use error::{AuthError, AuthErrorKind, BoxError, ConfigError, TokenError};
 #[cfg(feature = "issuer")]
 pub use issuer::{IssuerError, JwtIssuer};
 pub use jwt::{InvalidJwt, Jwt};
-pub use layer::{AiutaAuth, AiutaAuthBuilder, AiutaAuthLayer, ResponseFuture};
+pub use layer::{AiutaAuth, AiutaAuthBuilder, AiutaAuthLayer, AuthStats, ResponseFuture};
 pub use params::{AuthParams, ParamValue};
 pub use request::access::{Access, NoReplay};
 pub use request::body::RequestBody;

@@ -25,9 +25,15 @@ const MAX_SIZE: usize = 4 * 1024;
 /// The registered claims (RFC 7519 §4.1). A signed param must not have the name of one (rule G3).
 pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
+/// The param that names the uploaded image of a try-on, or the uploaded image to delete.
+pub(crate) const UPLOADED_IMAGE_ID: &str = "uploaded_image_id";
+
+/// The param that names the generated image to delete.
+pub(crate) const GENERATED_IMAGE_ID: &str = "generated_image_id";
+
 /// The default of `signed_fields`: the fields of a try-on's body that determine what is generated.
 pub(crate) const DEFAULT_SIGNED_FIELDS: [&str; 5] =
-    ["uploaded_image_id", "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
+    [UPLOADED_IMAGE_ID, "sku_id", "sku_ids", "sku_catalog_name", "product_id"];
 
 /// Seeded randomly for each process, so that a client can't choose ids whose hashes collide.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
@@ -135,6 +141,14 @@ impl AuthParams {
             inner.subtract(&replaced, replaced.len());
         }
         self
+    }
+
+    /// Sets the partition of `other`, if it has one.
+    pub(crate) fn with_partition_of(self, other: &Self) -> Self {
+        match other.partition() {
+            Some(partition) => self.with_partition(partition),
+            None => self,
+        }
     }
 
     fn inner_mut(&mut self) -> &mut Inner {

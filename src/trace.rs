@@ -8,10 +8,12 @@
 //! | event `request replayed with a new token` | DEBUG | |
 //! | event `clock offset adopted` | WARN | `offset` |
 //! | event `credential withheld from an untrusted origin` | DEBUG | `host` |
+//! | event `credential withheld from a request that looks like a mistake` | WARN, once per reason and host | `reason`, `host` |
 //!
 //! | field | value |
 //! |---|---|
-//! | `reason` | `miss`, `refresh` or `rejected` |
+//! | `reason` of a fetch | `miss`, `refresh` or `rejected` |
+//! | `reason` of a withheld credential | `scheme`, `port`, `relative_uri` or `host`: the part of the request that is not trusted |
 //! | `outcome` | `Token`, `Failed` with the error's kind, or `Cancelled` |
 //! | `waiters` | number of requests that awaited the fetch |
 //! | `error` | the error's kind; `None` if the source returned the same token again, or an expired one |
@@ -66,8 +68,12 @@ mod with_tracing {
         tracing::warn!(target: TARGET, offset, "clock offset adopted");
     }
 
-    pub(crate) fn withheld(host: Option<&str>) {
+    pub(crate) fn untrusted(host: Option<&str>) {
         tracing::debug!(target: TARGET, host, "credential withheld from an untrusted origin");
+    }
+
+    pub(crate) fn credential_withheld(reason: &'static str, host: Option<&str>) {
+        tracing::warn!(target: TARGET, reason, host, "credential withheld from a request that looks like a mistake");
     }
 }
 
@@ -97,10 +103,16 @@ mod without_tracing {
 
     pub(crate) fn clock_offset_adopted(_offset: i64) {}
 
-    pub(crate) fn withheld(_host: Option<&str>) {}
+    pub(crate) fn untrusted(_host: Option<&str>) {}
+
+    pub(crate) fn credential_withheld(_reason: &'static str, _host: Option<&str>) {}
 }
 
 #[cfg(feature = "tracing")]
-pub(crate) use with_tracing::{FetchSpan, clock_offset_adopted, fetch, refresh_failed, replayed, withheld};
+pub(crate) use with_tracing::{
+    FetchSpan, clock_offset_adopted, credential_withheld, fetch, refresh_failed, replayed, untrusted,
+};
 #[cfg(not(feature = "tracing"))]
-pub(crate) use without_tracing::{FetchSpan, clock_offset_adopted, fetch, refresh_failed, replayed, withheld};
+pub(crate) use without_tracing::{
+    FetchSpan, clock_offset_adopted, credential_withheld, fetch, refresh_failed, replayed, untrusted,
+};

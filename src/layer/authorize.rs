@@ -8,23 +8,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::config::JwtScheme;
 use crate::cache::{FetchFuture, Lookup, ResolvedToken, is_on_runtime};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
-use crate::request::access::NoReplay;
+use crate::request::access::{NoReplay, NormalizedPaths, params_in_path, resembles_try_on, starts_try_on};
 use crate::request::body::{BodyReader, RequestBody, copy_head};
 use crate::request::credential::Credential;
 use crate::request::headers::{self, Redirected, redirected};
+use crate::request::media::{ContentType, is_encoded};
 
 /// Gives a request its token. Reads the body if necessary, determines the params, and looks up their token.
 pub(crate) struct Authorize {
     scheme: Arc<JwtScheme>,
-    /// The params, if they are known without the body. `None` if they are in the body (rule B1).
-    params: Option<AuthParams>,
-    starts_try_on: bool,
+    /// The params. If they are in the body, only the partition (rule B1).
+    params: AuthParams,
+    params_in_body: bool,
     replayable: bool,
     step: Step,
     /// Whether a poll from `call` has left the rest of the work to the future.
@@ -50,18 +51,34 @@ pub(crate) enum PolledFrom {
 }
 
 impl Authorize {
-    pub(crate) fn new<B: RequestBody>(scheme: Arc<JwtScheme>, request: &Request<B>, starts_try_on: bool) -> Self {
-        let in_extensions = request.extensions().get::<AuthParams>().cloned();
-        let params = if starts_try_on { in_extensions } else { Some(in_extensions.unwrap_or_default()) };
+    /// Decides where the params of a request are, and whether the request can be replayed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the request has no params (rule B3).
+    pub(crate) fn new<B: RequestBody>(
+        scheme: &Arc<JwtScheme>,
+        request: &Request<B>,
+        paths: &NormalizedPaths<'_>,
+    ) -> Result<Self, AuthError> {
+        let given = request.extensions().get::<AuthParams>().cloned().unwrap_or_default();
+        let (params, params_in_body) = if !given.is_empty() {
+            (given, false)
+        } else if starts_try_on(request.method(), paths) {
+            check_content(request.headers())?;
+            (given, true)
+        } else {
+            (params_without_body(scheme, request.method(), paths)?.with_partition_of(&given), false)
+        };
         let body = request.body();
-        let must_read = params.is_none();
         let may_replay = scheme.replay_unauthorized && request.extensions().get::<NoReplay>().is_none();
         let is_empty = may_replay && body.is_end_stream();
         let is_small = || body.size_hint().exact().is_some_and(|size| size <= scheme.body_limit as u64);
-        let replayable = may_replay && (must_read || is_empty || is_small());
-        let read = must_read || (replayable && !is_empty);
+        let replayable = may_replay && (params_in_body || is_empty || is_small());
+        let read = params_in_body || (replayable && !is_empty);
         let reader = read.then(|| BodyReader::new(scheme.body_limit));
-        Self { scheme, params, starts_try_on, replayable, step: Step::Body(reader), deferred: false }
+        let scheme = Arc::clone(scheme);
+        Ok(Self { scheme, params, params_in_body, replayable, step: Step::Body(reader), deferred: false })
     }
 
     /// Returns whether a poll from `call` was pending only because foreign futures could not be polled there.
@@ -135,18 +152,45 @@ impl Authorize {
         }))
     }
 
-    /// Determines the params of the request (rules B1, B3, B4).
+    /// Returns the params of the request. Reads them from `body` if they are there.
     fn params(&mut self, body: &[u8]) -> Result<AuthParams, AuthError> {
-        let params = match self.params.take() {
-            Some(params) => params,
-            None => json::read(body, &self.scheme.signed_fields)?,
-        };
-        if self.starts_try_on && params.is_empty() {
-            return Err(AuthError::missing_params());
+        let mut params = std::mem::take(&mut self.params);
+        if self.params_in_body {
+            params = json::read(body, &self.scheme.signed_fields)?.with_partition_of(&params);
         }
         params.check_size()?;
         Ok(params)
     }
+}
+
+/// Returns the params of a request that has none in its extensions and does not start a try-on.
+fn params_without_body(
+    scheme: &JwtScheme,
+    method: &Method,
+    paths: &NormalizedPaths<'_>,
+) -> Result<AuthParams, AuthError> {
+    match params_in_path(method, paths) {
+        Some(params) => Ok(params),
+        None if scheme.allow_unbound_tokens && !resembles_try_on(method, paths) => Ok(AuthParams::new()),
+        None => Err(AuthError::missing_params()),
+    }
+}
+
+/// Checks that the headers of a request allow its body to be read as JSON (rule B3).
+fn check_content(headers: &HeaderMap) -> Result<(), AuthError> {
+    if ContentType::of(headers) == ContentType::Other {
+        return Err(AuthError::invalid_body(
+            "the content type of a request that starts a try-on must be application/json in UTF-8; correct it, \
+             or insert `AuthParams` into the request's extensions",
+        ));
+    }
+    if is_encoded(headers) {
+        return Err(AuthError::invalid_body(
+            "the body of a request that starts a try-on has a content encoding, so its params can't be read; \
+             compress it in a layer below this one, or insert `AuthParams` into the request's extensions",
+        ));
+    }
+    Ok(())
 }
 
 /// A request that carries a token. Contains the data that is needed to send the request and to handle its response.
@@ -207,6 +251,10 @@ impl Authorized {
     }
 
     /// Handles a response. After a 401, returns the lookup of a token for a replay, if the request may be replayed.
+    ///
+    /// The response to a redirect that was followed below this layer answers another request. It says nothing about
+    /// the token if it comes from another origin, and it never leads to a replay: the first request may have been
+    /// accepted (rule E2).
     pub(crate) fn on_response<R>(&mut self, response: &Response<R>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if !self.is_rejection(response.status()) {
@@ -231,9 +279,17 @@ impl Authorized {
         Some(cache.replace(&self.params, replacement))
     }
 
+    /// Returns whether a status means that the token was rejected (rule E3).
+    fn is_rejection(&self, status: StatusCode) -> bool {
+        status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && self.scheme.reject_on_forbidden)
+    }
+
     #[cold]
     fn on_other_response<R>(&self, response: &Response<R>) {
         let cache = &self.scheme.token_cache;
+        if redirected(response) == Some(Redirected::CrossOrigin) {
+            return;
+        }
         if is_success(response.status()) {
             cache.on_accepted(&self.params, &self.token, self.tried_offset);
         }
@@ -257,19 +313,7 @@ impl Authorized {
 }
 
 /// Returns whether a status that is no rejection shows that the token was accepted. 408, 429 and 5xx do not show this,
-    ///
-    /// The response to a redirect that was followed below this layer answers another request. It says nothing about
-    /// the token if it comes from another origin, and it never leads to a replay: the first request may have been
-    /// accepted (rule E2).
 /// because a proxy may have sent them before Aiuta checked the token.
 fn is_success(status: StatusCode) -> bool {
     !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) && !status.is_server_error()
 }
-    /// Returns whether a status means that the token was rejected (rule E3).
-    fn is_rejection(&self, status: StatusCode) -> bool {
-        status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && self.scheme.reject_on_forbidden)
-    }
-
-        if redirected(response) == Some(Redirected::CrossOrigin) {
-            return;
-        }

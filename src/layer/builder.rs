@@ -14,6 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
 use crate::layer::AiutaAuthLayer;
 use crate::layer::config::{Config, JwtScheme, Scheme};
+use crate::layer::stats::AuthCounters;
 use crate::params::{DEFAULT_SIGNED_FIELDS, check_fields};
 use crate::request::access::{Access, AccessRule, AccessTable};
 use crate::request::credential::secret_value;
@@ -65,9 +66,9 @@ pub struct AiutaAuthBuilder {
     fallback_lifetime: Duration,
     fetch_timeout: Duration,
     replay_unauthorized: bool,
-    clock: Arc<dyn Clock>,
     reject_on_forbidden: bool,
     allow_unbound_tokens: bool,
+    clock: Arc<dyn Clock>,
 }
 
 /// The credentials that were set.
@@ -97,9 +98,9 @@ impl AiutaAuthBuilder {
             fallback_lifetime: Duration::from_secs(60),
             fetch_timeout: Duration::from_secs(10),
             replay_unauthorized: true,
-            clock: Arc::new(SystemClock),
             reject_on_forbidden: false,
             allow_unbound_tokens: false,
+            clock: Arc::new(SystemClock),
         }
     }
 
@@ -156,7 +157,8 @@ impl AiutaAuthBuilder {
     /// Sets whether requests with a relative URI such as `/v1/…` are authenticated. Defaults to false.
     ///
     /// Use it for clients that add the origin to a request after it has passed this layer. If such a request has a
-    /// `Host` header, the header must name a trusted origin. Otherwise the request is sent without credentials.
+    /// `Host` header, the header must name a trusted origin. Otherwise the request is sent without credentials, and does
+    /// not fail.
     pub fn trust_origin_form(self, trust: bool) -> Self {
         Self { origin_form: trust, ..self }
     }
@@ -272,8 +274,6 @@ impl AiutaAuthBuilder {
         Self { replay_unauthorized: replay, ..self }
     }
 
-    /// Sets the clock that tells token sources the time and measures how long tokens are used. Defaults to
-    /// [`SystemClock`].
     /// Sets whether a 403 to a JWT is treated as a 401. Defaults to false.
     ///
     /// Use it with a gateway that answers 403 to a token that has expired or was revoked. The layer then forgets the
@@ -294,6 +294,8 @@ impl AiutaAuthBuilder {
         Self { allow_unbound_tokens: allow, ..self }
     }
 
+    /// Sets the clock that tells token sources the time and measures how long tokens are used. Defaults to
+    /// [`SystemClock`].
     ///
     /// If the clock is wrong by up to a day, the `Date` of Aiuta's next 401 shows this. The request is then replayed
     /// with a token that is made with the corrected time. If Aiuta accepts that token, sources get the corrected time
@@ -348,17 +350,17 @@ impl AiutaAuthBuilder {
                 signed_fields: self.signed_fields,
                 body_limit: self.body_limit,
                 replay_unauthorized: self.replay_unauthorized,
-            })),
-            CredentialInput::Nothing => {
                 reject_on_forbidden: self.reject_on_forbidden,
                 allow_unbound_tokens: self.allow_unbound_tokens,
+            })),
+            CredentialInput::Nothing => {
                 return Err(ConfigError::new("credential", "it is missing; set it with `api_key` or `jwt`"));
             }
             CredentialInput::Both => {
                 return Err(ConfigError::new("credential", "both `api_key` and `jwt` are set; choose one"));
             }
         };
-        Ok(AiutaAuthLayer::new(Config { origins, access, scheme }))
+        Ok(AiutaAuthLayer::new(Config { origins, access, scheme, counters: AuthCounters::default() }))
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
@@ -423,8 +425,8 @@ impl fmt::Debug for AiutaAuthBuilder {
             .field("fallback_lifetime", &self.fallback_lifetime)
             .field("fetch_timeout", &self.fetch_timeout)
             .field("replay_unauthorized", &self.replay_unauthorized)
-            .finish_non_exhaustive()
-    }
             .field("reject_on_forbidden", &self.reject_on_forbidden)
             .field("allow_unbound_tokens", &self.allow_unbound_tokens)
+            .finish_non_exhaustive()
+    }
 }

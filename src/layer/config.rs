@@ -4,17 +4,30 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, Request};
 
+use super::stats::AuthCounters;
 use crate::cache::TokenCache;
-use crate::request::access::AccessTable;
+use crate::request::access::{Access, AccessTable, NormalizedPaths};
 use crate::request::origin::Origins;
 
-/// The trusted origins, the access rules and the credentials.
+/// The trusted origins, the access rules, the credentials and the counters.
 pub(crate) struct Config {
     pub(crate) origins: Origins,
     pub(crate) access: AccessTable,
     pub(crate) scheme: Scheme,
+    pub(crate) counters: AuthCounters,
+}
+
+impl Config {
+    /// Returns whether the request needs no credential at a trusted origin.
+    pub(crate) fn is_anonymous<B>(&self, request: &Request<B>) -> bool {
+        let access = match &self.scheme {
+            Scheme::ApiKey(_) => self.access.stated(request),
+            Scheme::Jwt(_) => Some(self.access.of(request, &NormalizedPaths::new(request.uri().path()))),
+        };
+        access == Some(Access::Anonymous)
+    }
 }
 
 /// Aiuta's two ways to authenticate.
@@ -31,6 +44,8 @@ pub(crate) struct JwtScheme {
     pub(crate) signed_fields: Vec<String>,
     pub(crate) body_limit: usize,
     pub(crate) replay_unauthorized: bool,
+    pub(crate) reject_on_forbidden: bool,
+    pub(crate) allow_unbound_tokens: bool,
 }
 
 impl fmt::Debug for Config {
@@ -44,8 +59,6 @@ impl fmt::Debug for Scheme {
         match self {
             Self::ApiKey(_) => f.write_str("ApiKey(..)"),
             Self::Jwt(jwt) => f.debug_struct("Jwt").field("token_cache", &jwt.token_cache).finish_non_exhaustive(),
-    pub(crate) reject_on_forbidden: bool,
-    pub(crate) allow_unbound_tokens: bool,
         }
     }
 }

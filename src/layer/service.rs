@@ -8,13 +8,14 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::authorize::{Authorize, PolledFrom};
-use super::config::{Config, JwtScheme, Scheme};
+use super::config::{Config, Scheme};
 use super::future::{ResponseFuture, Waiting};
-use crate::error::BoxError;
-use crate::request::access::{Access, NormalizedPaths, starts_try_on};
+use super::stats::Treatment;
+use crate::error::{AuthError, BoxError};
+use crate::request::access::{Access, NormalizedPaths};
 use crate::request::body::RequestBody;
 use crate::request::credential::Credential;
-use crate::trace;
+use crate::request::origin::{Mistake, Trust};
 
 /// Adds Aiuta's credentials to the requests of the service `S`. Created by [`AiutaAuthLayer`](crate::AiutaAuthLayer).
 ///
@@ -38,12 +39,14 @@ use crate::trace;
 /// - A request to a trusted origin carries exactly one credential, unless its access is
 ///   [`Anonymous`](crate::Access::Anonymous). The layer's credential replaces all credentials that the caller has put
 ///   into the headers. A request to another origin is not changed.
+/// - A request whose `Host` header contradicts its URI is not sent to a trusted origin with a credential. It fails.
 /// - The inner service gets the same body, byte for byte. A body is read only if it contains the params, or if it is
 ///   small enough for a replay.
 /// - While a request waits for its body or for a token, it does not hold a permit or another resource of the inner
 ///   service.
 /// - A request is sent at most twice. It is sent again only after a 401 to a token that came from a cache, had expired
-///   before the 401 arrived, or was made with the time of a wrong clock.
+///   before the 401 arrived, or was made with the time of a wrong clock. If the second attempt fails, the caller gets
+///   its error, and the 401 is lost.
 /// - The inner service is called only after it was polled ready.
 /// - Errors of the inner service are boxed, and otherwise unchanged. Errors of this layer can be downcast to
 ///   [`AuthError`](crate::AuthError). They mean that the request was not sent.
@@ -93,13 +96,24 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let config = &*self.config;
-        if !config.origins.trust(&request) {
-            trace::withheld(request.uri().host());
-            return ResponseFuture::passing(self.inner.call(request));
+        match config.origins.trust(&request) {
+            Trust::Trusted => {}
+            Trust::HostMismatch if config.is_anonymous(&request) => {}
+            Trust::HostMismatch => {
+                config.counters.count_withheld(Mistake::Host);
+                return self.fail(AuthError::host_mismatch());
+            }
+            Trust::Untrusted(mistake) => {
+                config.counters.count_untrusted(&request, mistake);
+                return ResponseFuture::passing(self.inner.call(request));
+            }
         }
         match &config.scheme {
             Scheme::ApiKey(key) => {
-                if config.access.stated(&request) != Some(Access::Anonymous) {
+                if config.access.stated(&request) == Some(Access::Anonymous) {
+                    config.counters.count(Treatment::Anonymous);
+                } else {
+                    config.counters.count(Treatment::ApiKey);
                     Credential::ApiKey(&key.load()).put_into(request.headers_mut());
                 }
                 ResponseFuture::passing(self.inner.call(request))
@@ -107,15 +121,21 @@ where
             Scheme::Jwt(jwt) => {
                 let paths = NormalizedPaths::new(request.uri().path());
                 match config.access.of(&request, &paths) {
-                    Access::Anonymous => ResponseFuture::passing(self.inner.call(request)),
+                    Access::Anonymous => {
+                        config.counters.count(Treatment::Anonymous);
+                        ResponseFuture::passing(self.inner.call(request))
+                    }
                     Access::SubscriptionId => {
+                        config.counters.count(Treatment::SubscriptionId);
                         Credential::UserId(&jwt.subscription_id).put_into(request.headers_mut());
                         ResponseFuture::passing(self.inner.call(request))
                     }
                     Access::Jwt => {
-                        let starts_try_on = starts_try_on(request.method(), &paths);
-                        let jwt = Arc::clone(jwt);
-                        self.call_with_jwt(jwt, request, starts_try_on)
+                        config.counters.count(Treatment::Jwt);
+                        match Authorize::new(jwt, &request, &paths) {
+                            Ok(authorize) => self.call_with_jwt(authorize, request),
+                            Err(error) => self.fail(error),
+                        }
                     }
                 }
             }
@@ -126,28 +146,19 @@ where
 impl<S> AiutaAuth<S> {
     /// Authorizes the request and sends it. If nothing has to wait, the request is sent here, on the service that was
     /// polled ready. Otherwise the future continues. It releases the ready service as soon as it has to wait.
-    fn call_with_jwt<B, R>(
-        &mut self,
-        scheme: Arc<JwtScheme>,
-        mut request: Request<B>,
-        starts_try_on: bool,
-    ) -> ResponseFuture<S, B>
+    fn call_with_jwt<B, R>(&mut self, mut authorize: Authorize, mut request: Request<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone,
         S::Error: Into<BoxError>,
         B: RequestBody + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut authorize = Authorize::new(scheme, &request, starts_try_on);
         match authorize.poll(PolledFrom::Call, &mut request, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(authorized)) => {
                 let service = authorized.may_replay().then(|| self.inner.clone());
                 ResponseFuture::sent(self.inner.call(request), authorized, service)
             }
-            Poll::Ready(Err(error)) => {
-                drop(self.take_ready());
-                ResponseFuture::failed(error)
-            }
+            Poll::Ready(Err(error)) => self.fail(error),
             Poll::Pending => {
                 let mut waiting = Waiting { request, service: self.take_ready(), is_ready: true };
                 if !authorize.is_deferred() {
@@ -156,6 +167,15 @@ impl<S> AiutaAuth<S> {
                 ResponseFuture::authorizing(authorize, waiting)
             }
         }
+    }
+
+    /// Fails without sending the request, and releases the ready service.
+    fn fail<B>(&mut self, error: AuthError) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+    {
+        drop(self.take_ready());
+        ResponseFuture::failed(error)
     }
 
     /// Takes the service that was polled ready, and leaves a clone. The clone must be polled ready before it is called.

@@ -8,6 +8,7 @@ use http::{Method, Request, Uri};
 use super::path::Normalization;
 pub(crate) use super::path::NormalizedPaths;
 use crate::error::ConfigError;
+use crate::params::{AuthParams, GENERATED_IMAGE_ID, UPLOADED_IMAGE_ID};
 
 /// The credential that a request needs.
 ///
@@ -31,11 +32,13 @@ use crate::error::ConfigError;
 pub enum Access {
     /// A JWT created for the request's [params](crate::AuthParams), sent as `authorization: Bearer …`.
     ///
-    /// Operations that the layer does not know need a JWT.
+    /// Operations that the layer does not know need a JWT. A request that needs a JWT and has no params fails with
+    /// [`MissingParams`](crate::AuthErrorKind::MissingParams).
     Jwt,
     /// The subscription id, sent as `x-user-id`.
     SubscriptionId,
-    /// No credential. The request is sent unchanged, including credentials that the caller has set.
+    /// No credential. The request is sent unchanged, including credentials that the caller has set. With JWTs, `OPTIONS`
+    /// requests are anonymous.
     Anonymous,
 }
 
@@ -88,10 +91,16 @@ impl AccessTable {
     pub(crate) fn of<B>(&self, request: &Request<B>, paths: &NormalizedPaths<'_>) -> Access {
         let method = request.method();
         self.stated(request).unwrap_or_else(|| {
-            let takes_subscription_id = paths.all(|path| {
-                path.strip_prefix(self.base_path.as_str()).is_some_and(|path| takes_subscription_id(method, path))
-            });
-            if takes_subscription_id { Access::SubscriptionId } else { Access::Jwt }
+            let takes_subscription_id = || {
+                paths.all(|path| {
+                    path.strip_prefix(self.base_path.as_str()).is_some_and(|path| takes_subscription_id(method, path))
+                })
+            };
+            match *method {
+                Method::OPTIONS => Access::Anonymous,
+                _ if takes_subscription_id() => Access::SubscriptionId,
+                _ => Access::Jwt,
+            }
         })
     }
 }
@@ -111,7 +120,7 @@ fn takes_subscription_id(method: &Method, path: &str) -> bool {
         return is_analytics
             || (analytics.is_none() && matches!(path, "uploaded_images" | "size_and_fit/recommendation"));
     }
-    if *method != Method::GET || analytics.is_some() {
+    if !matches!(*method, Method::GET | Method::HEAD) || analytics.is_some() {
         return false;
     }
     let collections = ["sku_images_operations/", "sku_try_on_operations/", "uploaded_images/"];
@@ -128,10 +137,38 @@ pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
     *method == Method::POST && paths.all(|path| path.ends_with("/uploaded_images")) && !starts_try_on(method, &paths)
 }
 
+const TRY_ON_OPERATIONS: [&str; 2] = ["sku_images_operations", "sku_try_on_operations"];
+
 /// Returns whether a request starts a try-on, under any path prefix.
 ///
 /// Any prefix counts: a token without params, if sent to any try-on path (even an unknown path), would be valid for
 /// every try-on. The JWT scheme exists to prevent this.
 pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
-    *method == Method::POST && paths.may_end_in(&["sku_images_operations", "sku_try_on_operations"])
+    *method == Method::POST && paths.may_end_in(|segment| TRY_ON_OPERATIONS.contains(&segment))
+}
+
+/// Returns whether a server may take a request for the start of a try-on, because it ignores the case, the method, or
+/// what follows the operation's name, such as `.json`. Such a request never gets a token without params (rule B3).
+pub(crate) fn resembles_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
+    let resembles = |segment: &str| {
+        let segment = segment.trim_start().as_bytes();
+        TRY_ON_OPERATIONS
+            .iter()
+            .any(|name| segment.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes())))
+    };
+    !method.is_safe() && *method != Method::DELETE && paths.may_end_in(resembles)
+}
+
+/// Returns the params that a request has in its path: the id of the image that it deletes, under any path prefix (rule
+/// B1).
+pub(crate) fn params_in_path(method: &Method, paths: &NormalizedPaths<'_>) -> Option<AuthParams> {
+    if *method != Method::DELETE {
+        return None;
+    }
+    let (name, id) = match paths.last_two_segments()? {
+        ("uploaded_images", id) => (UPLOADED_IMAGE_ID, id),
+        ("generated_images", id) => (GENERATED_IMAGE_ID, id),
+        _ => return None,
+    };
+    (!id.is_empty()).then(|| AuthParams::new().with(name, id))
 }

@@ -8,9 +8,44 @@ use std::net::IpAddr;
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 
 use crate::error::ConfigError;
+
+/// Whether a request goes to a trusted origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Trusted,
+    /// The URI is trusted, but a `Host` header names another host.
+    HostMismatch,
+    /// The request goes elsewhere, perhaps by mistake.
+    Untrusted(Option<Mistake>),
+}
+
+/// Why a request that looks as if it should carry a credential does not carry one (rule A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Mistake {
+    /// The host is trusted with another scheme.
+    Scheme,
+    /// The host is trusted with another port.
+    Port,
+    /// The URI is relative, and [`Origins::origin_form`] is false.
+    RelativeUri,
+    /// The `Host` header names another host than the URI.
+    Host,
+}
+
+impl Mistake {
+    /// The name in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Scheme => "scheme",
+            Self::Port => "port",
+            Self::RelativeUri => "relative_uri",
+            Self::Host => "host",
+        }
+    }
+}
 
 /// The origins whose requests are authenticated.
 #[derive(Debug)]
@@ -35,20 +70,40 @@ impl Origins {
     }
 
     /// Returns whether `request` goes to a trusted origin.
-    pub(crate) fn trust<B>(&self, request: &Request<B>) -> bool {
-        if request.method() == Method::CONNECT {
-            return false;
-        }
+    pub(crate) fn trust<B>(&self, request: &Request<B>) -> Trust {
         let uri = request.uri();
         match (uri.scheme(), uri.authority()) {
-            (Some(scheme), Some(authority)) => self.trusted.iter().any(|origin| {
-                origin.scheme == *scheme && origin.is_at(authority) && origin.agrees_with(request.headers())
-            }),
-            (None, None) if self.origin_form && is_origin_form(uri.path()) => {
-                self.trusted.iter().any(|origin| origin.agrees_with(request.headers()))
+            _ if request.method() == Method::CONNECT => Trust::Untrusted(None),
+            (Some(scheme), Some(authority)) => {
+                if !self.trusted.iter().any(|origin| origin.scheme == *scheme && origin.is_at(authority)) {
+                    Trust::Untrusted(self.mistake(scheme, authority))
+                } else if self.trust_hosts(request.headers()) {
+                    Trust::Trusted
+                } else {
+                    Trust::HostMismatch
+                }
             }
-            _ => false,
+            (None, None) if is_origin_form(uri.path()) => match self.origin_form {
+                true if self.trust_hosts(request.headers()) => Trust::Trusted,
+                true => Trust::Untrusted(None),
+                false => Trust::Untrusted(Some(Mistake::RelativeUri)),
+            },
+            _ => Trust::Untrusted(None),
         }
+    }
+
+    /// Returns whether every `Host` header names a trusted origin. This is the case if there is no such header.
+    fn trust_hosts(&self, headers: &HeaderMap) -> bool {
+        headers.get_all(HOST).iter().all(|host| self.trusted.iter().any(|origin| origin.is_named_by(host)))
+    }
+
+    /// Returns why a URI is not trusted although its host is.
+    #[cold]
+    fn mistake(&self, scheme: &Scheme, authority: &Authority) -> Option<Mistake> {
+        let mut at_host = self.trusted.iter().filter(|origin| origin.host.eq_ignore_ascii_case(authority.host()));
+        let first = at_host.next()?;
+        let has_scheme = first.scheme == *scheme || at_host.any(|origin| origin.scheme == *scheme);
+        Some(if has_scheme { Mistake::Port } else { Mistake::Scheme })
     }
 }
 
@@ -120,12 +175,10 @@ impl Origin {
                 && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port))
     }
 
-    /// Returns whether every `Host` header names this origin. A request without one agrees.
-    fn agrees_with(&self, headers: &HeaderMap) -> bool {
-        headers.get_all(HOST).iter().all(|host| {
-            host.as_bytes() == self.canonical.as_bytes()
-                || Authority::try_from(host.as_bytes()).is_ok_and(|host| !has_user_info(&host) && self.is_at(&host))
-        })
+    /// Returns whether a `Host` header names this origin.
+    fn is_named_by(&self, host: &HeaderValue) -> bool {
+        host.as_bytes() == self.canonical.as_bytes()
+            || Authority::try_from(host.as_bytes()).is_ok_and(|host| !has_user_info(&host) && self.is_at(&host))
     }
 }
 

@@ -4,7 +4,13 @@
 //! Clients, gateways and Aiuta read the path after this layer, and they do not agree on the meaning of `/x%2Fy/..`,
 //! `/x\y/..` and `/x//..`.
 
+use std::borrow::Cow;
+
 use crate::params::percent::triplet;
+
+/// Maximum length of a path that is normalized. No path of Aiuta is as long, and a client must not be able to keep a
+/// CPU busy with long paths.
+const MAX_LENGTH: usize = 2048;
 
 /// A path in every form that a later reader may give it.
 pub(crate) enum NormalizedPaths<'a> {
@@ -12,40 +18,67 @@ pub(crate) enum NormalizedPaths<'a> {
     Unchanged(&'a str),
     /// The path, and its form under each [`Normalization`].
     Candidates { path: &'a str, candidates: [String; 8] },
+    /// The path is not in normal form, and longer than [`MAX_LENGTH`].
+    TooLong(&'a str),
 }
 
 impl<'a> NormalizedPaths<'a> {
     pub(crate) fn new(path: &'a str) -> Self {
         if is_normal(path) {
-            return Self::Unchanged(path);
+            Self::Unchanged(path)
+        } else if path.len() > MAX_LENGTH {
+            Self::TooLong(path)
+        } else {
+            let candidates = Normalization::ALL.map(|normalization| normalization.normalize(path));
+            Self::Candidates { path, candidates }
         }
-        let candidates = Normalization::ALL.map(|normalization| normalization.normalize(path));
-        Self::Candidates { path, candidates }
     }
 
-    /// Returns whether `predicate` holds for every form of the path.
+    /// Returns whether `predicate` holds for every form of the path. It does not hold for a path that is too long.
     pub(super) fn all(&self, predicate: impl Fn(&str) -> bool) -> bool {
         match self {
             Self::Unchanged(path) => predicate(path),
             Self::Candidates { candidates, .. } => candidates.iter().all(|path| predicate(path)),
+            Self::TooLong(_) => false,
         }
     }
 
-    /// Returns whether the last segment is one of `names` in any form of the path.
+    /// Returns the last two segments, decoded. Returns `None` if readers may disagree on them, or if they were not
+    /// UTF-8.
+    pub(super) fn last_two_segments(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Unchanged(path) => last_two_segments(path),
+            Self::Candidates { path, candidates: [first, others @ ..] } => {
+                last_two_segments(first).filter(|segments| {
+                    others.iter().all(|other| last_two_segments(other) == Some(*segments))
+                        && !first.contains(char::REPLACEMENT_CHARACTER)
+                        && !is_ambiguous(path)
+                })
+            }
+            Self::TooLong(_) => None,
+        }
+    }
+
+    /// Returns whether `predicate` holds for the last segment in any form of the path.
     ///
     /// Several readers may normalize the path one after another, each by its own rules, and the candidates do not cover
-    /// every combination. So if the path is [ambiguous](is_ambiguous), any segment counts.
-    pub(super) fn may_end_in(&self, names: &[&str]) -> bool {
-        let ends =
-            |path: &str| names.iter().any(|name| path.strip_suffix(name).is_some_and(|before| before.ends_with('/')));
+    /// every combination. So if the path is [ambiguous](is_ambiguous) or too long, any segment counts.
+    pub(super) fn may_end_in(&self, predicate: impl Fn(&str) -> bool) -> bool {
+        let ends = |path: &str| path.rsplit_once('/').is_some_and(|(_, last)| predicate(last));
         match self {
             Self::Unchanged(path) => ends(path),
             Self::Candidates { path, candidates } => {
-                candidates.iter().any(|path| ends(path))
-                    || (is_ambiguous(path) && any_segment(path, |segment| names.contains(&segment)))
+                candidates.iter().any(|path| ends(path)) || (is_ambiguous(path) && any_segment(path, &predicate))
             }
+            Self::TooLong(path) => any_segment(path, predicate),
         }
     }
+}
+
+fn last_two_segments(path: &str) -> Option<(&str, &str)> {
+    let (rest, last) = path.rsplit_once('/')?;
+    let (_, before) = rest.rsplit_once('/')?;
+    Some((before, last))
 }
 
 /// Returns whether readers may disagree on which segment a `..` removes: the path has a `..`, and an encoded slash or
@@ -104,14 +137,15 @@ impl Normalization {
     pub(super) fn normalize(&self, path: &str) -> String {
         let separators: &[char] = if self.backslash_is_slash { &['/', '\\'] } else { &['/'] };
         let path = path.strip_prefix(separators).unwrap_or(path);
-        let decoded: Vec<String> = if self.decode_first {
-            percent_decode(path).split(separators).map(str::to_owned).collect()
+        let whole = if self.decode_first { percent_decode(path) } else { Cow::Borrowed(path) };
+        let decoded: Vec<Cow<'_, str>> = if self.decode_first {
+            whole.split(separators).map(Cow::Borrowed).collect()
         } else {
-            path.split(separators).map(percent_decode).collect()
+            whole.split(separators).map(percent_decode).collect()
         };
         let mut segments: Vec<&str> = Vec::new();
         for segment in &decoded {
-            match segment.as_str() {
+            match segment.as_ref() {
                 "" if self.merge_slashes => {}
                 "." => {}
                 ".." => drop(segments.pop()),
@@ -124,7 +158,10 @@ impl Normalization {
 }
 
 /// Percent-decodes `text` once (RFC 3986 §2.1). A `%` that does not begin a triplet is kept.
-fn percent_decode(text: &str) -> String {
+fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, tail @ ..] = rest {
@@ -132,5 +169,5 @@ fn percent_decode(text: &str) -> String {
         decoded.push(encoded.unwrap_or(*byte));
         rest = if encoded.is_some() { &rest[3..] } else { tail };
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
 }

@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
-use tower_aiuta_auth::{Access, AiutaAuthLayer, AuthParams};
+use tower_aiuta_auth::{Access, AiutaAuthBuilder, AiutaAuthLayer, AuthParams};
 
 use crate::support::*;
 
@@ -19,6 +19,11 @@ fn api_key() -> AiutaAuthLayer {
 
 fn jwt_layer() -> AiutaAuthLayer {
     jwt(Source::new()).build().unwrap()
+}
+
+/// Returns a layer that fetches tokens without params, too.
+fn unbound() -> AiutaAuthBuilder {
+    jwt(Source::new()).allow_unbound_tokens(true)
 }
 
 /// Sends a request, and returns what the inner service received.
@@ -131,7 +136,7 @@ const BEARER: &str = "authorization";
 const USER_ID: &str = "x-user-id";
 
 /// Aiuta's table: method, path below the base path, and the credential it requires.
-const TABLE: [(&str, &str, &str); 30] = [
+const TABLE: [(&str, &str, &str); 34] = [
     ("POST", "sku_images_operations", BEARER),
     ("POST", "sku_try_on_operations", BEARER),
     ("POST", "uploaded_images", USER_ID),
@@ -145,6 +150,9 @@ const TABLE: [(&str, &str, &str); 30] = [
     ("POST", "ios-sdk-analytics", USER_ID),
     ("POST", "android-sdk-analytics", USER_ID),
     ("POST", "web-sdk-analytics", USER_ID),
+    ("HEAD", "try_on_models", USER_ID),
+    ("HEAD", "sku_images_operations/op-1", USER_ID),
+    ("HEAD", "uploaded_images/user_image-1", USER_ID),
     // Everything else requires a JWT.
     ("GET", "uploaded_images", BEARER),
     ("DELETE", "uploaded_images/user_image-1", BEARER),
@@ -154,8 +162,9 @@ const TABLE: [(&str, &str, &str); 30] = [
     ("GET", "sku_try_on_operations/op-1/cancel", BEARER),
     ("POST", "sku_try_on_operations/op-1", BEARER),
     ("DELETE", "sku_try_on_operations/op-1", BEARER),
-    ("PUT", "sku_images_operations", BEARER),
-    ("HEAD", "try_on_models", BEARER),
+    ("PUT", "sku_images_operations/op-1", BEARER),
+    ("get", "try_on_models", BEARER),
+    ("HEAD", "uploaded_images", BEARER),
     ("POST", "try_on_models", BEARER),
     ("GET", "try_on_models/1", BEARER),
     ("GET", "size_and_fit/recommendation", BEARER),
@@ -169,7 +178,8 @@ const TABLE: [(&str, &str, &str); 30] = [
 async fn a3_table_selects_the_credential_on_both_paths() {
     for base in ["digital-try-on/v1", "v1"] {
         for (method, path, credential) in TABLE {
-            let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com/{base}/{path}?a=b"))).await;
+            let uri = format!("https://api.aiuta.com/{base}/{path}?a=b");
+            let seen = sent(&unbound().build().unwrap(), request(method, &uri)).await;
             assert_eq!(seen.credentials(), [credential], "{method} {base}/{path}");
         }
     }
@@ -192,7 +202,8 @@ async fn a3_other_products_have_their_own_table() {
         ("GET", "/V1/try_on_models", BEARER),
         ("GET", "/", BEARER),
     ] {
-        let seen = sent(&jwt_layer(), request(method, &format!("https://api.aiuta.com{path}"))).await;
+        let layer = unbound().build().unwrap();
+        let seen = sent(&layer, request(method, &format!("https://api.aiuta.com{path}"))).await;
         assert_eq!(seen.credentials(), [credential], "{method} {path}");
     }
 }
@@ -214,7 +225,7 @@ async fn a3_table_applies_below_the_base_path() {
         ("/aiuta", "/aiuta/aiuta/v1/uploaded_images", BEARER),
         ("/aiuta", "/aiuta/studio/v1/uploaded_images", BEARER),
     ] {
-        let layer = jwt(Source::new()).base_path(base).build().unwrap();
+        let layer = unbound().base_path(base).build().unwrap();
         let seen = sent(&layer, request("POST", &format!("https://api.aiuta.com{path}"))).await;
         assert_eq!(seen.credentials(), [credential], "{path} below {base:?}");
     }
@@ -232,7 +243,7 @@ async fn a3_extension_overrides_access_rule_and_access_rule_overrides_table() {
             (Some(Access::SubscriptionId), user_id),
             (Some(Access::Anonymous), nothing),
         ] {
-            let layer = jwt(Source::new()).access_rule(move |_, _| rule).build().unwrap();
+            let layer = unbound().access_rule(move |_, _| rule).build().unwrap();
             for (extension, expected) in [
                 (None, by_rule),
                 (Some(Access::Jwt), bearer),
@@ -249,8 +260,21 @@ async fn a3_extension_overrides_access_rule_and_access_rule_overrides_table() {
 }
 
 #[tokio::test]
+async fn a3_options_is_anonymous_with_jwts() {
+    let options = |path: &str| with_stale_credentials(request("OPTIONS", &format!("https://api.aiuta.com{path}")));
+    for path in ["/v1/sku_try_on_operations", "/v1/uploaded_images/1", "/v1/sku_items", "/"] {
+        let seen = sent(&jwt_layer(), options(path)).await;
+        assert_eq!(seen.headers, *options(path).headers(), "{path}");
+        assert_one_credential(&sent(&api_key(), options(path)).await, "x-api-key");
+    }
+    let mut stated = options("/v1/uploaded_images/1");
+    stated.extensions_mut().insert(Access::SubscriptionId);
+    assert_one_credential(&sent(&jwt_layer(), stated).await, "x-user-id");
+}
+
+#[tokio::test]
 async fn a3_access_rule_sees_method_and_uri() {
-    let layer = jwt(Source::new())
+    let layer = unbound()
         .access_rule(|method, uri| {
             (*method == Method::GET && uri.path() == "/status" && uri.query() == Some("a=%20b"))
                 .then_some(Access::Anonymous)
@@ -284,6 +308,42 @@ async fn e3_errors_for_api_key_or_subscription_id_pass_through_untouched() {
         let status = StatusCode::from_u16(status).unwrap();
         assert_passes_through(&api_key(), try_on("image-1"), status).await;
         assert_passes_through(&jwt_layer(), get("https://api.aiuta.com/v1/uploaded_images/1"), status).await;
+    }
+}
+
+#[tokio::test]
+async fn e3_forbidden_is_a_rejection_only_if_configured() {
+    let (source, rejected) = (Source::new(), RejectedTokens::default());
+    for (reject, sent, seen) in [(false, vec![1, 1, 1], [200, 403, 403]), (true, vec![1, 1, 2, 2], [200, 200, 200])] {
+        let layer = jwt(source.clone()).reject_on_forbidden(reject).build().unwrap();
+        let inner = {
+            let rejected = rejected.clone();
+            Recorder::with_status(move |request| match rejected.contains(request.token()) {
+                true => StatusCode::FORBIDDEN,
+                false => StatusCode::OK,
+            })
+        };
+        let service = service(&layer, &inner);
+        let first = send(&service, try_on("image-1")).await.unwrap();
+        let number_of_first = token_number(inner.last().token()) - 1;
+        rejected.add(inner.last().token());
+        let then = [send(&service, try_on("image-1")).await.unwrap(), send(&service, try_on("image-1")).await.unwrap()];
+        assert_eq!([first, then[0], then[1]], seen.map(|status| StatusCode::from_u16(status).unwrap()));
+        let numbers: Vec<_> = inner.tokens().iter().map(|token| token_number(token) - number_of_first).collect();
+        assert_eq!(numbers, sent);
+        assert_eq!(layer.stats().rejected, u64::from(reject));
+    }
+}
+
+#[tokio::test]
+async fn e3_forbidden_with_another_credential_passes_through() {
+    let layers = [
+        jwt(Source::new()).reject_on_forbidden(true).build().unwrap(),
+        AiutaAuthLayer::builder().api_key(KEY).reject_on_forbidden(true).build().unwrap(),
+    ];
+    for layer in layers {
+        let request = get("https://api.aiuta.com/v1/uploaded_images/1");
+        assert_passes_through(&layer, request, StatusCode::FORBIDDEN).await;
     }
 }
 

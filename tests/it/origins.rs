@@ -1,30 +1,61 @@
-//! Rule A2: which origins are trusted. Requests to all others are sent without a credential.
+//! Rules A2 and A6: which origins are trusted. Requests to all others are sent without a credential. If that looks like a
+//! mistake, it is counted and reported.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::header::HOST;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
-use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, ConfigError};
+use tower::{Service, ServiceExt};
+use tower_aiuta_auth::{Access, AiutaAuthBuilder, AiutaAuthLayer, AuthErrorKind, ConfigError};
 
+use crate::support::captured_events::CapturedEvents;
 use crate::support::*;
 
-/// Returns whether the layer adds a credential to a request. Asserts that both schemes agree, and that a request
-/// without a credential is untouched.
-async fn trusted(set: impl Fn(AiutaAuthBuilder) -> AiutaAuthBuilder, request: &Request<Full<Bytes>>) -> bool {
-    let mut answers = Vec::new();
-    for builder in [AiutaAuthLayer::builder().api_key("key"), jwt(Source::new())] {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Sent with a credential.
+    Trusted,
+    /// Sent without a credential, and otherwise unchanged.
+    Untrusted,
+    /// Not sent, because of the `Host` header.
+    Mismatch,
+}
+
+/// Returns what the layer does with a request. Asserts that both schemes agree.
+async fn outcome(set: impl Fn(AiutaAuthBuilder) -> AiutaAuthBuilder, request: &Request<Full<Bytes>>) -> Outcome {
+    let mut outcomes = Vec::new();
+    for builder in [AiutaAuthLayer::builder().api_key("key"), jwt(Source::new()).allow_unbound_tokens(true)] {
         let (layer, inner) = (set(builder).build().unwrap(), Recorder::new());
-        send(&service(&layer, &inner), request.clone()).await.unwrap();
+        if let Err(error) = send(&service(&layer, &inner), request.clone()).await {
+            let error = auth_error(Err::<(), _>(error));
+            assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::HostMismatch, false));
+            assert_eq!((inner.count(), layer.stats().withheld_for_host, layer.stats().withheld), (0, 1, 1));
+            outcomes.push(Outcome::Mismatch);
+            continue;
+        }
         let seen = inner.only();
         assert_eq!(seen.uri, *request.uri());
-        match seen.credentials().len() {
-            0 => assert_eq!(seen.headers, *request.headers()),
-            count => assert_eq!(count, 1),
+        outcomes.push(match seen.credentials().len() {
+            0 => Outcome::Untrusted,
+            count => {
+                assert_eq!(count, 1);
+                Outcome::Trusted
+            }
+        });
+        if outcomes.last() == Some(&Outcome::Untrusted) {
+            assert_eq!(seen.headers, *request.headers());
         }
-        answers.push(!seen.credentials().is_empty());
     }
-    assert_eq!(answers[0], answers[1], "{}", request.uri());
-    answers[0]
+    assert_eq!(outcomes[0], outcomes[1], "{}", request.uri());
+    outcomes[0]
+}
+
+/// Returns whether the layer adds a credential to a request. Asserts that it sends the request.
+async fn trusted(set: impl Fn(AiutaAuthBuilder) -> AiutaAuthBuilder, request: &Request<Full<Bytes>>) -> bool {
+    let outcome = outcome(set, request).await;
+    assert_ne!(outcome, Outcome::Mismatch, "{}", request.uri());
+    outcome == Outcome::Trusted
 }
 
 fn with_hosts(mut request: Request<Full<Bytes>>, hosts: &[&[u8]]) -> Request<Full<Bytes>> {
@@ -129,7 +160,7 @@ async fn a2_configured_origins_replace_the_default() {
 }
 
 #[tokio::test]
-async fn a2_host_header_must_match_the_uri() {
+async fn a2_host_header_must_name_a_trusted_origin() {
     for (hosts, expected) in [
         (&[b"api.aiuta.com".as_slice()][..], true),
         (&[b"API.aiuta.com:443"], true),
@@ -157,7 +188,8 @@ async fn a2_host_header_must_match_the_uri() {
         (&[b"", b"api.aiuta.com"], false),
     ] {
         let absolute = with_hosts(get("https://api.aiuta.com/v1/x"), hosts);
-        assert_eq!(trusted(|builder| builder, &absolute).await, expected, "absolute-form, {hosts:?}");
+        let by_uri = if expected { Outcome::Trusted } else { Outcome::Mismatch };
+        assert_eq!(outcome(|builder| builder, &absolute).await, by_uri, "absolute-form, {hosts:?}");
         let relative = with_hosts(get("/v1/x"), hosts);
         assert_eq!(
             trusted(|builder| builder.trust_origin_form(true), &relative).await,
@@ -169,26 +201,163 @@ async fn a2_host_header_must_match_the_uri() {
 }
 
 #[tokio::test]
-async fn a2_host_header_must_name_the_same_origin_as_the_uri() {
+async fn a2_host_header_may_name_any_trusted_origin() {
     let set = |builder: AiutaAuthBuilder| {
         builder
             .origins(["https://api.aiuta.com", "https://gateway.example", "http://localhost:3000"])
             .trust_origin_form(true)
     };
     for (uri, hosts, expected) in [
-        ("https://gateway.example/v1/x", &["gateway.example"][..], true),
-        ("https://gateway.example/v1/x", &["api.aiuta.com"], false),
-        ("http://localhost:3000/v1/x", &["localhost:3000"], true),
-        ("http://localhost:3000/v1/x", &["localhost"], false),
-        ("/v1/x", &["gateway.example"], true),
-        ("/v1/x", &["localhost:3000"], true),
-        ("/v1/x", &["localhost"], false),
-        ("/v1/x", &["gateway.example", "api.aiuta.com"], false),
-        ("/v1/x", &[], true),
+        ("https://gateway.example/v1/x", &["gateway.example"][..], Outcome::Trusted),
+        ("https://gateway.example/v1/x", &["api.aiuta.com"], Outcome::Trusted),
+        ("https://gateway.example/v1/x", &["gateway.example", "api.aiuta.com"], Outcome::Trusted),
+        ("https://gateway.example/v1/x", &["gateway.example", "evil.example"], Outcome::Mismatch),
+        ("http://localhost:3000/v1/x", &["localhost:3000"], Outcome::Trusted),
+        ("http://localhost:3000/v1/x", &["localhost"], Outcome::Mismatch),
+        ("https://evil.example/v1/x", &["api.aiuta.com"], Outcome::Untrusted),
+        ("/v1/x", &["gateway.example"], Outcome::Trusted),
+        ("/v1/x", &["localhost:3000"], Outcome::Trusted),
+        ("/v1/x", &["localhost"], Outcome::Untrusted),
+        ("/v1/x", &["gateway.example", "api.aiuta.com"], Outcome::Trusted),
+        ("/v1/x", &["gateway.example", "evil.example"], Outcome::Untrusted),
+        ("/v1/x", &[], Outcome::Trusted),
     ] {
         let hosts_bytes: Vec<_> = hosts.iter().map(|host| host.as_bytes()).collect();
-        assert_eq!(trusted(set, &with_hosts(get(uri), &hosts_bytes)).await, expected, "{uri} {hosts:?}");
+        assert_eq!(outcome(set, &with_hosts(get(uri), &hosts_bytes)).await, expected, "{uri} {hosts:?}");
     }
+}
+
+#[tokio::test]
+async fn a2_host_header_of_an_anonymous_request_is_not_checked() {
+    let anonymous = |_: &Method, uri: &http::Uri| (uri.path() == "/healthz").then_some(Access::Anonymous);
+    let set = |builder: AiutaAuthBuilder| builder.access_rule(anonymous);
+    let request = |uri: &str| with_hosts(get(uri), &[b"shop.example"]);
+    assert_eq!(outcome(set, &request("https://api.aiuta.com/healthz")).await, Outcome::Untrusted);
+    assert_eq!(outcome(set, &request("https://api.aiuta.com/v1/x")).await, Outcome::Mismatch);
+    let mut by_extension = request("https://api.aiuta.com/v1/x");
+    by_extension.extensions_mut().insert(Access::Anonymous);
+    assert_eq!(outcome(|builder| builder, &by_extension).await, Outcome::Untrusted);
+}
+
+#[tokio::test]
+async fn a2_host_mismatch_says_what_to_do() {
+    let layer = jwt(Source::new()).build().unwrap();
+    let result = send(&service(&layer, &Recorder::new()), with_hosts(try_on("image-1"), &[b"shop.example"])).await;
+    let text = auth_error(result).to_string();
+    assert!(text.contains("`Host`") && text.contains("remove") && !text.contains("shop.example"), "{text}");
+}
+
+#[tokio::test]
+async fn a2_host_mismatch_releases_the_ready_service() {
+    let layer = jwt(Source::new()).build().unwrap();
+    let limited = tower::limit::ConcurrencyLimit::new(Recorder::new(), 1);
+    let mut service = tower::Layer::layer(&layer, limited);
+    for _ in 0..2 {
+        ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap();
+        let call = service.call(with_hosts(try_on("image-1"), &[b"shop.example"]));
+        // The permit is released before the future is polled.
+        let ready = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).now_or_never();
+        assert!(ready.is_some_and(|ready| ready.is_ok()));
+        assert_eq!(error_kind(call.await), AuthErrorKind::HostMismatch);
+    }
+}
+
+#[tokio::test]
+async fn a6_withheld_credential_is_counted_by_reason_and_reported_once() {
+    let events = CapturedEvents::start();
+    for (uri, reason, host) in [
+        ("http://api.aiuta.com/v1/x", "scheme", Some("api.aiuta.com")),
+        ("http://api.aiuta.com:443/v1/x", "scheme", Some("api.aiuta.com")),
+        ("ws://API.aiuta.com/v1/x", "scheme", Some("API.aiuta.com")),
+        ("https://api.aiuta.com:8443/v1/x", "port", Some("api.aiuta.com")),
+        ("https://api.aiuta.com:x/v1/x", "port", Some("api.aiuta.com")),
+        ("/v1/x?token=secret", "relative_uri", None),
+    ] {
+        for layer in [AiutaAuthLayer::api_key("key").unwrap(), jwt(Source::new()).build().unwrap()] {
+            for times in 1..=3 {
+                assert_eq!(send(&service(&layer, &Recorder::new()), get(uri)).await.unwrap(), 200);
+                let stats = layer.stats();
+                let by_reason = [
+                    ("scheme", stats.withheld_for_scheme),
+                    ("port", stats.withheld_for_port),
+                    ("relative_uri", stats.withheld_for_relative_uri),
+                    ("host", stats.withheld_for_host),
+                ];
+                let expected = by_reason.map(|(name, _)| (name, if name == reason { times } else { 0 }));
+                assert_eq!((by_reason, stats.withheld, stats.untrusted), (expected, times, times), "{uri}");
+            }
+            let host = host.map_or(String::new(), |host| format!("  host=\"{host}\"\n"));
+            let event = |message: &str| format!("event in tower_aiuta_auth\n  message={message}\n");
+            let warning = event("credential withheld from a request that looks like a mistake");
+            let untrusted = event("credential withheld from an untrusted origin");
+            let expected = format!("{warning}  reason=\"{reason}\"\n{host}{untrusted}{host}{untrusted}{host}");
+            assert_eq!(events.take(), expected, "{uri}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a6_reports_are_bounded_and_one_per_reason_and_host() {
+    let events = CapturedEvents::start();
+    let warnings = || events.take().matches("looks like a mistake").count();
+    let hosts: Vec<_> = (0..100).map(|number| format!("host-{number}.example")).collect();
+    let layer = jwt(Source::new()).origins(hosts.iter().map(|host| format!("https://{host}"))).build().unwrap();
+    let service = service(&layer, &Recorder::new());
+    for uri in
+        ["http://host-1.example/", "http://host-2.example/", "https://host-1.example:1/", "http://HOST-1.example/"]
+    {
+        send(&service, get(uri)).await.unwrap();
+    }
+    assert_eq!(warnings(), 3);
+    for host in &hosts {
+        send(&service, get(&format!("http://{host}/"))).await.unwrap();
+    }
+    assert_eq!((warnings(), layer.stats().withheld), (64 - 3, 104));
+}
+
+#[tokio::test]
+async fn a6_requests_that_need_no_credential_are_not_counted() {
+    let layer = jwt(Source::new()).trust_origin_form(true).build().unwrap();
+    let service = service(&layer, &Recorder::new());
+    let mut anonymous = get("http://api.aiuta.com/v1/x");
+    anonymous.extensions_mut().insert(Access::Anonymous);
+    let foreign = with_hosts(get("/v1/x"), &[b"shop.example"]);
+    let connect = Request::connect("http://api.aiuta.com/").body(Full::default()).unwrap();
+    for request in [anonymous, foreign, connect, get("https://storage.example/image.jpg"), get("api.aiuta.com:80")] {
+        send(&service, request).await.unwrap();
+    }
+    assert_eq!((layer.stats().withheld, layer.stats().untrusted), (0, 5));
+}
+
+#[tokio::test]
+async fn a6_requests_are_counted_by_credential() {
+    let layer = jwt(Source::new()).build().unwrap();
+    let rejected = RejectedTokens::default();
+    let inner = Recorder::with_status({
+        let rejected = rejected.clone();
+        move |request| match rejected.contains(request.header("authorization").trim_start_matches("Bearer ")) {
+            true => http::StatusCode::UNAUTHORIZED,
+            false => http::StatusCode::OK,
+        }
+    });
+    let service_of = |layer: &AiutaAuthLayer| service(layer, &inner);
+    send(&service_of(&layer), try_on("image-1")).await.unwrap();
+    rejected.add(inner.last().token());
+    send(&service_of(&layer.clone()), try_on("image-1")).await.unwrap();
+    send(&service_of(&layer), post(TRY_ON, "{}")).await.unwrap_err();
+    send(&service_of(&layer), get("https://api.aiuta.com/v1/try_on_models")).await.unwrap();
+    send(&service_of(&layer), Request::options(TRY_ON).body(Full::default()).unwrap()).await.unwrap();
+    let stats = layer.stats();
+    assert_eq!((stats.jwt, stats.subscription_id, stats.anonymous, stats.api_key), (3, 1, 1, 0));
+    assert_eq!((stats.rejected, stats.replayed, stats.untrusted, stats.withheld), (1, 1, 0, 0));
+
+    let layer = AiutaAuthLayer::api_key("key").unwrap();
+    send(&service_of(&layer), try_on("image-1")).await.unwrap();
+    let mut anonymous = try_on("image-1");
+    anonymous.extensions_mut().insert(Access::Anonymous);
+    send(&service_of(&layer), anonymous).await.unwrap();
+    let stats = layer.stats();
+    assert_eq!((stats.api_key, stats.anonymous, stats.jwt, stats.subscription_id), (1, 1, 0, 0));
 }
 
 #[tokio::test]

@@ -67,9 +67,9 @@ async fn a3_try_on_is_recognized_in_every_spelling_and_sent_unchanged() {
             let service = service(&layer, &inner);
             assert_eq!(error_kind(send(&service, post(&uri, "")).await), AuthErrorKind::MissingParams, "{uri}");
             assert_eq!(error_kind(send(&service, post(&uri, "{}")).await), AuthErrorKind::MissingParams, "{uri}");
-            let mut empty = post(&uri, "not parsed");
+            let mut empty = post(&uri, "not JSON");
             empty.extensions_mut().insert(AuthParams::new().with_partition("customer-1"));
-            assert_eq!(error_kind(send(&service, empty).await), AuthErrorKind::MissingParams, "{uri}");
+            assert_eq!(error_kind(send(&service, empty).await), AuthErrorKind::InvalidBody, "{uri}");
             assert_eq!(inner.count(), 0, "{uri}");
 
             send(&service, post(&uri, BODY)).await.unwrap();
@@ -96,14 +96,15 @@ async fn a3_other_operations_are_recognized_in_every_spelling_and_sent_unchanged
         ("GET", "/v1/uploaded_images\\1", "authorization"),
         ("POST", "/v1/size_and_fit\\recommendation", "authorization"),
         ("POST", "/v1/sku_try_on_operations/../uploaded_images", "x-user-id"),
-        ("POST", "/v1/sku_try_on_operations_", "authorization"),
+        ("POST", "/v1/try_on_operations", "authorization"),
         ("POST", "/v1/%ffsku_try_on_operations", "authorization"),
         ("POST", "/v1/sku_try_on_operations/..", "authorization"),
     ] {
         let uri = format!("https://api.aiuta.com{path}");
         let inner = Recorder::new();
         let request = Request::builder().method(method).uri(&uri).body(Full::from(BODY)).unwrap();
-        send(&service(&layer(), &inner), request).await.unwrap();
+        let layer = jwt(Source::new()).allow_unbound_tokens(true).build().unwrap();
+        send(&service(&layer, &inner), request).await.unwrap();
         let seen = inner.only();
         assert_eq!(seen.credentials(), [credential], "{method} {path}");
         assert_eq!(seen.uri.to_string(), uri, "the URI is sent unchanged");
@@ -111,4 +112,46 @@ async fn a3_other_operations_are_recognized_in_every_spelling_and_sent_unchanged
             assert_eq!(claims(seen.token())["params"], serde_json::json!({}), "{method} {path}: the body is not read");
         }
     }
+}
+
+#[tokio::test]
+async fn a3_long_path_that_is_not_normal_is_no_known_operation() {
+    let of_length = |length: usize, tail: &str| {
+        let mut path = "/v1/.".to_owned();
+        path.push_str(&"/x/..".repeat((length - path.len() - tail.len()) / 5));
+        path.push_str(&"/".repeat(length - path.len() - tail.len()));
+        path + tail
+    };
+    let unbound = || jwt(Source::new()).allow_unbound_tokens(true).build().unwrap();
+    for (method, length, tail, credential) in [
+        ("GET", 2048, "/uploaded_images/1", "x-user-id"),
+        ("GET", 2049, "/uploaded_images/1", "authorization"),
+        ("GET", 65_000, "/uploaded_images/1", "authorization"),
+        ("POST", 65_000, "/uploaded_images", "authorization"),
+    ] {
+        let path = of_length(length, tail);
+        assert_eq!(path.len(), length);
+        let inner = Recorder::new();
+        let uri = format!("https://api.aiuta.com{path}");
+        let request = Request::builder().method(method).uri(&uri).body(Full::default()).unwrap();
+        send(&service(&unbound(), &inner), request).await.unwrap();
+        assert_eq!(
+            (&inner.only().credentials()[..], inner.only().uri.to_string()),
+            (&[credential][..], uri),
+            "{length}"
+        );
+    }
+    // A try-on is recognized anywhere in the path, so its token is always made for the params.
+    for path in [of_length(65_000, "/sku_try_on_operations"), of_length(65_000, "/sku%5Ftry%5Fon%5Foperations/x/..")] {
+        let uri = format!("https://api.aiuta.com{path}");
+        let (layer, inner) = (unbound(), Recorder::new());
+        assert_eq!(error_kind(send(&service(&layer, &inner), post(&uri, "{}")).await), AuthErrorKind::MissingParams);
+        send(&service(&layer, &inner), post(&uri, BODY)).await.unwrap();
+        assert_eq!(claims(inner.only().token())["params"], serde_json::json!({"uploaded_image_id": "image-1"}));
+    }
+    // A long path in normal form needs no limit.
+    let uri = format!("https://api.aiuta.com/v1/uploaded_images/{}", "x".repeat(60_000));
+    let inner = Recorder::new();
+    send(&service(&layer(), &inner), get(&uri)).await.unwrap();
+    assert_eq!(inner.only().credentials(), ["x-user-id"]);
 }

@@ -191,7 +191,7 @@ async fn f2_retry_repeats_a_transient_source_error() {
         let source = Source::from_fn(move |number, request| async move {
             if number == 1 { Err(error("no")) } else { Ok(numbered_token(number, &request, secs(60))) }
         });
-        let layer = jwt_with_clock(&ManualClock::default(), source);
+        let layer = jwt(source).clock(ManualClock::default()).allow_unbound_tokens(true).build().unwrap();
         let stack = ServiceBuilder::new().layer(RetryLayer::new(short_backoff())).layer(layer).service(Recorder::new());
         // A read request that needs a token.
         let result = send(&stack, get("https://api.aiuta.com/v1/sku_items")).await;

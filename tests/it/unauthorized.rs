@@ -110,12 +110,12 @@ async fn e2_request_without_buffered_body_is_not_replayed() {
 }
 
 #[tokio::test]
-async fn e2_request_without_params_and_body_is_replayed() {
+async fn e2_request_without_body_is_replayed() {
     let source = Source::new();
     let layer = jwt_with_clock(&ManualClock::default(), source);
-    let empty = tower_aiuta_auth::AuthParams::new();
+    let params = tower_aiuta_auth::AuthParams::new().with("uploaded_image_id", "7");
     let rejected = RejectedTokens::default();
-    rejected.add(layer.token_cache().unwrap().get(&empty).await.unwrap().expose());
+    rejected.add(layer.token_cache().unwrap().get(&params).await.unwrap().expose());
     let inner = Recorder::rejecting(&rejected);
     let request = Request::delete("https://api.aiuta.com/v1/uploaded_images/7").body(Full::default()).unwrap();
     assert_eq!(send(&service(&layer, &inner), request).await.unwrap(), 200);

@@ -60,7 +60,7 @@ async fn f3_reqwest_source_error_is_the_cause() {
 #[tokio::test]
 async fn f3_reqwest_inner_errors_pass_through() {
     let (_socket, origin) = loopback::refusing_origin();
-    let layer = jwt(Source::new()).origins([origin.as_str()]).build().unwrap();
+    let layer = jwt(Source::new()).origins([origin.as_str()]).allow_unbound_tokens(true).build().unwrap();
     // A request with a token, one with the subscription id, and one without a credential.
     for url in [format!("{origin}/v1/x"), format!("{origin}{MODELS}"), "http://127.0.0.1:1/".to_owned()] {
         let error = client(&layer).get(&url).send().await.unwrap_err();
