@@ -32,7 +32,7 @@ use crate::error::ConfigError;
 use crate::jwt::Jwt;
 use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, check_fields, json};
 use crate::request::body::{ReadError, read_limited};
-use crate::request::media::{ContentType, is_encoded};
+use crate::request::media::{Content, MediaType};
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
 
 /// Maximum size of a body in bytes. Params are limited to 4 KiB, and JSON may add whitespace and escapes.
@@ -224,7 +224,8 @@ impl JwtIssuer {
             _ => return Err(IssuerError::method_not_allowed()),
         };
         // Browsers let any web page send a request without a content type to another origin, without a preflight.
-        if !in_query && (ContentType::of(&head.headers) != ContentType::Json || is_encoded(&head.headers)) {
+        let content = Content::of(&head.headers);
+        if !in_query && (content.media_type != MediaType::Json || content.is_encoded) {
             return Err(IssuerError::unsupported_media_type());
         }
         let body = read_limited(body, MAX_BODY).await.map_err(|error| match error {

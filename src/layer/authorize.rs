@@ -18,7 +18,7 @@ use crate::request::access::{NoReplay, NormalizedPaths, params_in_path, resemble
 use crate::request::body::{BodyReader, RequestBody, copy_head};
 use crate::request::credential::Credential;
 use crate::request::headers::{self, Redirected, redirected};
-use crate::request::media::{ContentType, is_encoded};
+use crate::request::media::{Content, MediaType};
 
 /// Gives a request its token. Reads the body if necessary, determines the params, and looks up their token.
 pub(crate) struct Authorize {
@@ -178,13 +178,14 @@ fn params_without_body(
 
 /// Checks that the headers of a request allow its body to be read as JSON (rule B3).
 fn check_content(headers: &HeaderMap) -> Result<(), AuthError> {
-    if ContentType::of(headers) == ContentType::Other {
+    let content = Content::of(headers);
+    if content.media_type == MediaType::Other {
         return Err(AuthError::invalid_body(
             "the content type of a request that starts a try-on must be application/json in UTF-8; correct it, \
              or insert `AuthParams` into the request's extensions",
         ));
     }
-    if is_encoded(headers) {
+    if content.is_encoded {
         return Err(AuthError::invalid_body(
             "the body of a request that starts a try-on has a content encoding, so its params can't be read; \
              compress it in a layer below this one, or insert `AuthParams` into the request's extensions",

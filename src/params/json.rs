@@ -101,21 +101,22 @@ impl<'de> Visitor<'de> for ParamsSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AuthParams, A::Error> {
         let mut params = AuthParams::new();
-        let mut seen = vec![false; self.fields.len()];
+        // The fields that were null. Empty for most bodies, so that nothing is allocated.
+        let mut nulls: Vec<Cow<'_, str>> = Vec::new();
         while let Some(Text(key)) = map.next_key()? {
-            let Some(field) = self.fields.iter().position(|field| *field == key) else {
+            if !self.fields.iter().any(|field| *field == key) {
                 if self.deny_unknown_fields {
                     return self.fail(ParamsError::UnknownField);
                 }
                 map.next_value::<IgnoredAny>()?;
                 continue;
-            };
-            if std::mem::replace(&mut seen[field], true) {
+            }
+            if params.get(&key).is_some() || nulls.contains(&key) {
                 return self.fail(ParamsError::Duplicate);
             }
             match parse_value(map.next_value::<&RawValue>()?.get()) {
                 Ok(Some(value)) => params = params.with(key, value),
-                Ok(None) => {}
+                Ok(None) => nulls.push(key),
                 Err(error) => return self.fail(error),
             }
         }

@@ -144,7 +144,9 @@ const TRY_ON_OPERATIONS: [&str; 2] = ["sku_images_operations", "sku_try_on_opera
 /// Any prefix counts: a token without params, if sent to any try-on path (even an unknown path), would be valid for
 /// every try-on. The JWT scheme exists to prevent this.
 pub(crate) fn starts_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> bool {
-    *method == Method::POST && paths.may_end_in(|segment| TRY_ON_OPERATIONS.contains(&segment))
+    let ends_in = |path: &str, name: &str| path.strip_suffix(name).is_some_and(|before| before.ends_with('/'));
+    let ends = |path: &str| TRY_ON_OPERATIONS.iter().any(|name| ends_in(path, name));
+    *method == Method::POST && paths.may_end_in(ends, |segment| TRY_ON_OPERATIONS.contains(&segment))
 }
 
 /// Returns whether a server may take a request for the start of a try-on, because it ignores the case, the method, or
@@ -156,7 +158,8 @@ pub(crate) fn resembles_try_on(method: &Method, paths: &NormalizedPaths<'_>) -> 
             .iter()
             .any(|name| segment.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes())))
     };
-    !method.is_safe() && *method != Method::DELETE && paths.may_end_in(resembles)
+    let ends = |path: &str| path.rsplit('/').next().is_some_and(resembles);
+    !method.is_safe() && *method != Method::DELETE && paths.may_end_in(ends, resembles)
 }
 
 /// Returns the params that a request has in its path: the id of the image that it deletes, under any path prefix (rule

@@ -1,11 +1,17 @@
 //! Reads the headers that say how a body is written: `Content-Type` (RFC 9110 §8.3) and `Content-Encoding` (§8.4).
 
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
 
-/// What the `Content-Type` says about a body.
+/// How a body is written, by its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ContentType {
+pub(crate) struct Content {
+    pub(crate) media_type: MediaType,
+    /// Whether the body has a content encoding, for example because it is compressed.
+    pub(crate) is_encoded: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MediaType {
     /// There is no `Content-Type`.
     Missing,
     /// `application/json`, or a type with the suffix `+json`, in UTF-8.
@@ -14,18 +20,32 @@ pub(crate) enum ContentType {
     Other,
 }
 
-impl ContentType {
+impl Content {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut values = headers.get_all(CONTENT_TYPE).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Self::Missing,
-            (Some(only), None) if only.to_str().is_ok_and(is_utf8_json) => Self::Json,
-            _ => Self::Other,
+        let mut content = Self { media_type: MediaType::Missing, is_encoded: false };
+        // Requests have few headers, so one pass costs less than two lookups.
+        for (name, value) in headers {
+            match name.as_str() {
+                "content-type" => {
+                    content.media_type = match content.media_type {
+                        MediaType::Missing if is_utf8_json(value) => MediaType::Json,
+                        _ => MediaType::Other,
+                    };
+                }
+                "content-encoding" => content.is_encoded |= !is_identity(value),
+                _ => {}
+            }
         }
+        content
     }
 }
 
-fn is_utf8_json(media_type: &str) -> bool {
+fn is_utf8_json(value: &HeaderValue) -> bool {
+    // The usual value, compared first, so that nothing is parsed.
+    if value.as_bytes() == b"application/json" {
+        return true;
+    }
+    let Ok(media_type) = value.to_str() else { return false };
     let mut parts = media_type.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     let is_json = match essence.split_once('/') {
@@ -43,46 +63,43 @@ fn charset(parameter: &str) -> Option<&str> {
     name.trim_end().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
 }
 
-/// Returns whether a body is encoded, for example compressed.
-pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    let is_identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    let mut values = headers.get_all(CONTENT_ENCODING).iter();
-    values.any(|value| !value.as_bytes().split(|byte| *byte == b',').all(is_identity))
+fn is_identity(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
     use super::*;
 
     #[test]
     fn b3_content_type_is_json_in_utf8() {
         for (values, expected) in [
-            (&[][..], ContentType::Missing),
-            (&["application/json"], ContentType::Json),
-            (&["Application/JSON ; Charset=\"UTF-8\""], ContentType::Json),
-            (&["application/json;charset=utf-8"], ContentType::Json),
-            (&["application/json; version=2"], ContentType::Json),
-            (&["application/vnd.aiuta+json"], ContentType::Json),
-            (&["application/json; charset=iso-8859-1"], ContentType::Other),
-            (&["application/json; charset=utf-8; charset=utf-16"], ContentType::Other),
-            (&["application/json; charset"], ContentType::Json),
-            (&["application/jsonl"], ContentType::Other),
-            (&["application/+json"], ContentType::Other),
-            (&["/x+json"], ContentType::Other),
-            (&["text/json"], ContentType::Other),
-            (&["text/plain"], ContentType::Other),
-            (&["multipart/form-data; boundary=json"], ContentType::Other),
-            (&["json"], ContentType::Other),
-            (&[""], ContentType::Other),
-            (&["application/json", "application/json"], ContentType::Other),
+            (&[][..], MediaType::Missing),
+            (&["application/json"], MediaType::Json),
+            (&["Application/JSON ; Charset=\"UTF-8\""], MediaType::Json),
+            (&["application/json;charset=utf-8"], MediaType::Json),
+            (&["application/json; version=2"], MediaType::Json),
+            (&["application/vnd.aiuta+json"], MediaType::Json),
+            (&["application/json; charset=iso-8859-1"], MediaType::Other),
+            (&["application/json; charset=utf-8; charset=utf-16"], MediaType::Other),
+            (&["application/json; charset"], MediaType::Json),
+            (&["application/jsonl"], MediaType::Other),
+            (&["application/+json"], MediaType::Other),
+            (&["/x+json"], MediaType::Other),
+            (&["text/json"], MediaType::Other),
+            (&["text/plain"], MediaType::Other),
+            (&["multipart/form-data; boundary=json"], MediaType::Other),
+            (&["json"], MediaType::Other),
+            (&[""], MediaType::Other),
+            (&["application/json", "application/json"], MediaType::Other),
         ] {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(CONTENT_TYPE, HeaderValue::from_static(value));
             }
-            assert_eq!(ContentType::of(&headers), expected, "{values:?}");
+            assert_eq!(Content::of(&headers).media_type, expected, "{values:?}");
         }
     }
 
@@ -101,7 +118,7 @@ mod tests {
             for value in values {
                 headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
             }
-            assert_eq!(is_encoded(&headers), expected, "{values:?}");
+            assert_eq!(Content::of(&headers).is_encoded, expected, "{values:?}");
         }
     }
 }

@@ -74,15 +74,11 @@ impl Origins {
         let uri = request.uri();
         match (uri.scheme(), uri.authority()) {
             _ if request.method() == Method::CONNECT => Trust::Untrusted(None),
-            (Some(scheme), Some(authority)) => {
-                if !self.trusted.iter().any(|origin| origin.scheme == *scheme && origin.is_at(authority)) {
-                    Trust::Untrusted(self.mistake(scheme, authority))
-                } else if self.trust_hosts(request.headers()) {
-                    Trust::Trusted
-                } else {
-                    Trust::HostMismatch
-                }
-            }
+            (Some(scheme), Some(authority)) => match self.find(scheme, authority) {
+                Err(mistake) => Trust::Untrusted(mistake),
+                Ok(()) if self.trust_hosts(request.headers()) => Trust::Trusted,
+                Ok(()) => Trust::HostMismatch,
+            },
             (None, None) if is_origin_form(uri.path()) => match self.origin_form {
                 true if self.trust_hosts(request.headers()) => Trust::Trusted,
                 true => Trust::Untrusted(None),
@@ -97,13 +93,29 @@ impl Origins {
         headers.get_all(HOST).iter().all(|host| self.trusted.iter().any(|origin| origin.is_named_by(host)))
     }
 
-    /// Returns why a URI is not trusted although its host is.
-    #[cold]
-    fn mistake(&self, scheme: &Scheme, authority: &Authority) -> Option<Mistake> {
-        let mut at_host = self.trusted.iter().filter(|origin| origin.host.eq_ignore_ascii_case(authority.host()));
-        let first = at_host.next()?;
-        let has_scheme = first.scheme == *scheme || at_host.any(|origin| origin.scheme == *scheme);
-        Some(if has_scheme { Mistake::Port } else { Mistake::Scheme })
+    /// Finds the trusted origin that a URI has.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, returns why the URI is not trusted although its host is, or `None` if its host is not.
+    fn find(&self, scheme: &Scheme, authority: &Authority) -> Result<(), Option<Mistake>> {
+        // The usual spelling, compared first, so that nothing is parsed.
+        let is_canonical = |origin: &Origin| origin.scheme == *scheme && authority.as_str() == origin.canonical;
+        if self.trusted.iter().any(is_canonical) {
+            return Ok(());
+        }
+        let host = authority.host();
+        let mut mistake = None;
+        for origin in self.trusted.iter().filter(|origin| origin.host.eq_ignore_ascii_case(host)) {
+            if origin.scheme != *scheme {
+                mistake = mistake.or(Some(Mistake::Scheme));
+            } else if origin.is_at(authority) {
+                return Ok(());
+            } else {
+                mistake = Some(Mistake::Port);
+            }
+        }
+        Err(mistake)
     }
 }
 
@@ -124,8 +136,7 @@ struct Origin {
     scheme: Scheme,
     host: String,
     port: u16,
-    /// The host, and the port unless it is the default one. It is compared first, so that the common case parses
-    /// nothing.
+    /// The host, and the port unless it is the default one.
     canonical: String,
     /// The scheme and `canonical`, for the caller.
     url: String,
@@ -170,9 +181,8 @@ impl Origin {
 
     /// Returns whether `authority`, with this origin's scheme, is this origin.
     fn is_at(&self, authority: &Authority) -> bool {
-        authority.as_str() == self.canonical
-            || (self.host.eq_ignore_ascii_case(authority.host())
-                && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port))
+        self.host.eq_ignore_ascii_case(authority.host())
+            && default_port(&self.scheme).and_then(|default| port(authority, default)) == Some(self.port)
     }
 
     /// Returns whether a `Host` header names this origin.

@@ -59,18 +59,18 @@ impl<'a> NormalizedPaths<'a> {
         }
     }
 
-    /// Returns whether `predicate` holds for the last segment in any form of the path.
+    /// Returns whether the last segment is as described, in any form of the path. `ends` gets a whole path, `segment`
+    /// gets one segment.
     ///
     /// Several readers may normalize the path one after another, each by its own rules, and the candidates do not cover
     /// every combination. So if the path is [ambiguous](is_ambiguous) or too long, any segment counts.
-    pub(super) fn may_end_in(&self, predicate: impl Fn(&str) -> bool) -> bool {
-        let ends = |path: &str| path.rsplit_once('/').is_some_and(|(_, last)| predicate(last));
+    pub(super) fn may_end_in(&self, ends: impl Fn(&str) -> bool, segment: impl Fn(&str) -> bool) -> bool {
         match self {
             Self::Unchanged(path) => ends(path),
             Self::Candidates { path, candidates } => {
-                candidates.iter().any(|path| ends(path)) || (is_ambiguous(path) && any_segment(path, &predicate))
+                candidates.iter().any(|path| ends(path)) || (is_ambiguous(path) && any_segment(path, segment))
             }
-            Self::TooLong(path) => any_segment(path, predicate),
+            Self::TooLong(path) => any_segment(path, segment),
         }
     }
 }
