@@ -65,8 +65,9 @@ impl Error for ConfigError {}
 /// [`is_transient`](Self::is_transient) and [`retry_after`](Self::retry_after) to decide what to do.
 /// [`source`](Error::source) returns the cause, if there is one: a [`TokenError`], or the error of the request's body.
 ///
-/// When the layer returns an `AuthError`, it has not sent the request to the inner service. If a token is rejected with
-/// a 401 and no other can be fetched, the caller receives the 401 response and no error.
+/// An `AuthError` proves that this pass through the layer sent nothing to the inner service. If a token is rejected
+/// with a 401 and no other can be fetched, the caller receives the 401 response and no error. A retry outside the layer
+/// may have sent the request in an earlier pass.
 ///
 /// # Examples
 ///
@@ -92,6 +93,10 @@ pub struct AuthError {
     transient: bool,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    /// Fingerprint of the request that the layer did not send, for the retry policy (rule F6). `None` if no request is
+    /// known, or if it was sent in an earlier attempt.
+    #[cfg(feature = "retry")]
+    unsent_request: Option<u64>,
 }
 
 /// The kind of an [`AuthError`].
@@ -134,7 +139,15 @@ pub enum AuthErrorKind {
 
 impl AuthError {
     fn new(kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), transient: false, retry_after: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            transient: false,
+            retry_after: None,
+            source: None,
+            #[cfg(feature = "retry")]
+            unsent_request: None,
+        }
     }
 
     pub(crate) fn invalid_body(message: &'static str) -> Self {
@@ -236,6 +249,22 @@ impl AuthError {
             Self { transient: error.is_transient(), retry_after: error.retry_after(), ..Self::new(kind, message) }
         };
         Self { source: Some(Arc::new(error)), ..failed }
+    }
+
+    #[cfg(feature = "retry")]
+    pub(crate) fn with_unsent_request(self, fingerprint: u64) -> Self {
+        Self { unsent_request: Some(fingerprint), ..self }
+    }
+
+    #[cfg(feature = "retry")]
+    pub(crate) fn unsent_request(&self) -> Option<u64> {
+        self.unsent_request
+    }
+
+    /// Called if an earlier attempt was sent.
+    #[cfg(feature = "retry")]
+    pub(crate) fn clear_unsent_request(&mut self) {
+        self.unsent_request = None;
     }
 
     /// Returns the kind of this error.

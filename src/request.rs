@@ -8,5 +8,9 @@ pub(crate) mod body;
 pub(crate) mod credential;
 pub(crate) mod headers;
 pub(crate) mod media;
+#[cfg(feature = "retry")]
+pub(crate) mod operation;
 pub(crate) mod origin;
 mod path;
+#[cfg(feature = "retry")]
+pub(crate) mod sent;

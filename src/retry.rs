@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use tokio::time::{Sleep, sleep};
 use tower::retry::Policy;
 use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
@@ -14,26 +14,31 @@ use tower::util::rng::HasherRng;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{AuthError, BoxError, ConfigError};
-use crate::request::access::uploads_image;
+use crate::request::access::NoReplay;
 use crate::request::body::{RequestBody, copy_head};
 use crate::request::headers::retry_after;
+use crate::request::operation::Operation;
+use crate::request::sent::{self, SentMark};
 
 /// Maximum jitter, as a fraction of the wait that it is added to.
 const JITTER: f64 = 0.5;
 
 /// A policy for [tower's `Retry`](tower::retry::Retry) that avoids paying for a try-on twice.
 ///
-/// The number of retries depends on the request:
+/// The number of retries depends on whether the request may have been sent, and on the request:
 ///
 /// | request | retries | retried after |
 /// |---|---|---|
+/// | any request, while no attempt was sent | [2](Self::read_retries) | a transient [`AuthError`] |
 /// | reads, polls, others that are idempotent (RFC 9110 §9.2.2) | [2](Self::read_retries) | 408, 429, 5xx or an error |
 /// | uploads | [2](Self::upload_retries) | 408, 429, 5xx or an error |
 /// | all others, which start an operation | [0](Self::start_retries) | an error only |
+/// | requests with [`NoReplay`], once an attempt was sent | 0 | |
 ///
 /// Aiuta documents these numbers of retries for its SDKs. The API has no idempotency key for starting an operation, so
 /// a retry may start, and cost, a second operation. The retry of an upload may store the image again, which costs
-/// nothing.
+/// nothing. If a token could not be fetched, nothing was sent, so that any request can be retried. All retries of a
+/// request count towards the same number.
 ///
 /// - If a response has `Retry-After`, the policy waits for that time. If the time is longer than
 ///   [`max_retry_after`](Self::max_retry_after), it returns the response instead. Without `Retry-After` it uses
@@ -45,6 +50,12 @@ const JITTER: f64 = 0.5;
 ///
 /// Put the policy outside the layer, so that each attempt is authenticated again, and outside the timeout of a single
 /// attempt. It requires a tokio runtime with timers enabled.
+///
+/// The policy recognizes an attempt that was not sent by the layer's `AuthError` and by a mark in the request's
+/// extensions. Middlewares between the policy and the layer should therefore keep the method, the URI and the
+/// extensions. If one of them changes the method or the URI, the policy assumes that the request was sent, and does not
+/// retry a request that starts an operation. If one of them sends requests again, as another retry does, the policy
+/// can't see this in the first attempt.
 ///
 /// ```
 /// use std::time::Duration;
@@ -97,7 +108,8 @@ impl AiutaRetryPolicy {
         }
     }
 
-    /// Sets the maximum number of retries for reads, polls and other idempotent requests. Defaults to 2.
+    /// Sets the maximum number of retries for reads, polls and other idempotent requests, and for any request that was
+    /// not sent because its token could not be fetched. Defaults to 2.
     #[must_use]
     pub fn read_retries(self, extra_attempts: u32) -> Self {
         Self { read_retries: extra_attempts, ..self }
@@ -112,7 +124,8 @@ impl AiutaRetryPolicy {
     /// Sets the maximum number of retries for requests that start an operation. Defaults to 0.
     ///
     /// Such a request is retried only after an error, never after a response. Each retry may start, and cost, another
-    /// operation: if a connection is lost, the client can't know whether the request had arrived.
+    /// operation: if a connection is lost, the client can't know whether the request had arrived. A request that was
+    /// not sent is retried without this setting, as often as [`read_retries`](Self::read_retries) allows.
     #[must_use]
     pub fn start_retries(self, extra_attempts: u32) -> Self {
         Self { start_retries: extra_attempts, ..self }
@@ -144,8 +157,10 @@ impl AiutaRetryPolicy {
         Self { budget: Arc::new(budget), ..self }
     }
 
-    fn max_retries(&self, operation: Operation) -> u32 {
+    fn max_retries<B>(&self, request: &Request<B>, operation: Operation, was_sent: bool) -> u32 {
         match operation {
+            _ if !was_sent => self.read_retries,
+            _ if request.extensions().get::<NoReplay>().is_some() => 0,
             Operation::Idempotent => self.read_retries,
             Operation::Upload => self.upload_retries,
             Operation::Start => self.start_retries,
@@ -182,12 +197,13 @@ impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry
     type Future = Sleep;
 
     fn retry(&mut self, request: &mut Request<B>, result: &mut Result<Response<R>, BoxError>) -> Option<Sleep> {
+        let was_sent = note_sent(request, result);
         let operation = Operation::of(request.method(), request.uri());
         let Some(delay) = retry_delay(operation, result) else {
             self.budget.deposit();
             return None;
         };
-        if self.retries >= self.max_retries(operation) {
+        if self.retries >= self.max_retries(request, operation, was_sent) {
             return None;
         }
         let wait = self.wait(delay)?;
@@ -199,31 +215,32 @@ impl<B: RequestBody, R> Policy<Request<B>, Response<R>, BoxError> for AiutaRetry
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
-        Some(copy_head(request, request.body().try_clone()?))
+        let mut copy = copy_head(request, request.body().try_clone()?);
+        copy.extensions_mut().get_or_insert_default::<SentMark>();
+        Some(copy)
     }
 }
 
-/// Classifies a request by the effect of sending it twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    /// No effect.
-    Idempotent,
-    /// The image may be stored twice.
-    Upload,
-    /// A second operation may be started and charged.
-    Start,
-}
-
-impl Operation {
-    fn of(method: &Method, uri: &Uri) -> Self {
-        if method.is_idempotent() {
-            Self::Idempotent
-        } else if uploads_image(method, uri) {
-            Self::Upload
-        } else {
-            Self::Start
-        }
+/// Returns whether an attempt may have been sent, this one or an earlier one (rule F6).
+///
+/// The layer sets the mark of an attempt that it sends. But tower's `Retry` sends the original request first, and the
+/// policy can only put a mark into the copies. So the result is judged, too: only the layer's error about this very
+/// request shows that the attempt was not sent. After an error about another request, such as the next hop of a
+/// redirect, this one may have been sent.
+fn note_sent<B, R>(request: &Request<B>, result: &mut Result<Response<R>, BoxError>) -> bool {
+    let error = result.as_mut().err().and_then(|error| error.downcast_mut::<AuthError>());
+    let is_unsent = error.as_ref().is_some_and(|error| error.unsent_request() == Some(sent::fingerprint(request)));
+    // Every request that the policy keeps has a mark.
+    let mark = request.extensions().get::<SentMark>();
+    if !is_unsent && let Some(mark) = mark {
+        mark.set();
     }
+    let was_sent = mark.is_none_or(SentMark::is_set);
+    if was_sent && let Some(error) = error {
+        // Another policy outside this one must not conclude from the last attempt that nothing was sent.
+        error.clear_unsent_request();
+    }
+    was_sent
 }
 
 /// The time to wait before a retry.

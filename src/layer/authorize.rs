@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::config::JwtScheme;
+use super::future::not_sent;
 use crate::cache::{FetchFuture, Lookup, ResolvedToken, is_on_runtime};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
@@ -241,7 +242,7 @@ impl Authorized {
         match result {
             Ok(token) => self.put(token, request),
             Err(_) if self.is_replay => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(not_sent(error, request)),
         }
         Ok(())
     }

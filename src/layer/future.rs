@@ -23,6 +23,8 @@ use super::authorize::{Authorize, Authorized, PolledFrom};
 use crate::cache::Lookup;
 use crate::error::{AuthError, BoxError};
 use crate::request::body::RequestBody;
+#[cfg(feature = "retry")]
+use crate::request::sent::{self, SentMark};
 use crate::trace;
 
 /// The response future of [`AiutaAuth`](crate::AiutaAuth).
@@ -128,7 +130,8 @@ where
                         return Poll::Pending;
                     };
                     let StateOwned::Authorizing { waiting, .. } = state.as_mut().take() else { unreachable!() };
-                    state.set(State::Readying { waiting, authorized: result? });
+                    let authorized = result.map_err(|error| not_sent(error, &waiting.request))?;
+                    state.set(State::Readying { waiting, authorized });
                 }
                 StateProj::Readying { waiting, .. } => {
                     if !waiting.is_ready {
@@ -195,13 +198,34 @@ where
     }
 }
 
+/// Calls the inner service, which was polled ready, with a request that carries a token. Sets its mark (rule F6).
+///
+/// Requests without a token need no mark, because this layer has no transient error for them. A mark would be wrong if
+/// the inner service is another layer, for another origin, whose token fails.
+pub(super) fn send_with_token<S, B>(service: &mut S, request: Request<B>) -> S::Future
+where
+    S: Service<Request<B>>,
+{
+    #[cfg(feature = "retry")]
+    SentMark::set_in(&request);
+    service.call(request)
+}
+
+/// Notes in an error of the layer which request was not sent (rule F6).
+#[cfg_attr(not(feature = "retry"), expect(unused_variables, reason = "only the retry policy asks for the request"))]
+pub(super) fn not_sent<B>(error: AuthError, request: &Request<B>) -> AuthError {
+    #[cfg(feature = "retry")]
+    let error = error.with_unsent_request(sent::fingerprint(request));
+    error
+}
+
 /// Sends a request that carries its token, on a service that was polled ready.
 fn send<S, B>(waiting: Waiting<S, B>, authorized: Authorized) -> State<S, B>
 where
     S: Service<Request<B>>,
 {
     let Waiting { request, mut service, .. } = waiting;
-    let response = service.call(request);
+    let response = send_with_token(&mut service, request);
     // A replay needs the service, which is not ready any more. If there is no replay, the service is dropped now and
     // does not wait for the end of the future.
     let service = authorized.may_replay().then(|| Box::new(service));

@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::authorize::{Authorize, PolledFrom};
 use super::config::{Config, Scheme};
-use super::future::{ResponseFuture, Waiting};
+use super::future::{ResponseFuture, Waiting, not_sent, send_with_token};
 use super::stats::Treatment;
 use crate::error::{AuthError, BoxError};
 use crate::request::access::{Access, NormalizedPaths};
@@ -49,7 +49,7 @@ use crate::request::origin::{Mistake, Trust};
 ///   its error, and the 401 is lost.
 /// - The inner service is called only after it was polled ready.
 /// - Errors of the inner service are boxed, and otherwise unchanged. Errors of this layer can be downcast to
-///   [`AuthError`](crate::AuthError). They mean that the request was not sent.
+///   [`AuthError`](crate::AuthError). Such an error proves that this call sent nothing.
 /// - If the clock is wrong by up to a day, the `Date` of a 401 shows this. The request is sent again with a token that
 ///   was made with the corrected time. If Aiuta accepts that token, the correction is used for an hour.
 #[derive(Clone)]
@@ -156,9 +156,9 @@ impl<S> AiutaAuth<S> {
         match authorize.poll(PolledFrom::Call, &mut request, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(authorized)) => {
                 let service = authorized.may_replay().then(|| self.inner.clone());
-                ResponseFuture::sent(self.inner.call(request), authorized, service)
+                ResponseFuture::sent(send_with_token(&mut self.inner, request), authorized, service)
             }
-            Poll::Ready(Err(error)) => self.fail(error),
+            Poll::Ready(Err(error)) => self.fail(not_sent(error, &request)),
             Poll::Pending => {
                 let mut waiting = Waiting { request, service: self.take_ready(), is_ready: true };
                 if !authorize.is_deferred() {

@@ -42,11 +42,15 @@ pub enum Access {
     Anonymous,
 }
 
-/// Request extension that keeps the layer from sending the request a second time.
+/// Request extension for a request that is sent at most once, by every type of this crate.
 ///
-/// By default, the layer replays a request with a new token if Aiuta rejects a cached token with a 401. With this
-/// extension the caller receives the 401 instead. Use
-/// [`replay_unauthorized`](crate::AiutaAuthBuilder::replay_unauthorized) to turn replays off for all requests.
+/// - By default, the layer replays a request with a new token if Aiuta rejects a cached token with a 401. With this
+///   extension the caller receives the 401 instead. Use
+///   [`replay_unauthorized`](crate::AiutaAuthBuilder::replay_unauthorized) to turn replays off for all requests.
+#[cfg_attr(
+    feature = "retry",
+    doc = "- [`AiutaRetryPolicy`](crate::AiutaRetryPolicy) does not retry the request once it may have been sent."
+)]
 ///
 /// ```
 /// use tower_aiuta_auth::NoReplay;
@@ -128,13 +132,6 @@ fn takes_subscription_id(method: &Method, path: &str) -> bool {
         Some(id) => !id.is_empty() && !id.contains('/'),
         None => matches!(path, "predefined_try_on_models" | "try_on_models" | "subscription_details"),
     }
-}
-
-/// Returns whether a request uploads an image. An upload may be retried, because a second copy only takes up space.
-#[cfg(feature = "retry")]
-pub(crate) fn uploads_image(method: &Method, uri: &Uri) -> bool {
-    let paths = NormalizedPaths::new(uri.path());
-    *method == Method::POST && paths.all(|path| path.ends_with("/uploaded_images")) && !starts_try_on(method, &paths)
 }
 
 const TRY_ON_OPERATIONS: [&str; 2] = ["sku_images_operations", "sku_try_on_operations"];

@@ -1,6 +1,8 @@
 //! `AiutaRetryPolicy`: which requests are repeated, after which responses, and how long it waits. Time is paused, so
 //! the measured time is the time that the policy waited.
 
+mod unsent;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -8,9 +8,10 @@ use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::limit::ConcurrencyLimit;
+use tower::retry::Retry;
 use tower::{Layer, Service};
 use tower_aiuta_auth::testing::ManualClock;
-use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AuthErrorKind, BoxError, TokenError};
+use tower_aiuta_auth::{AiutaAuth, AiutaAuthLayer, AiutaRetryPolicy, AuthErrorKind, BoxError, TokenError};
 
 use crate::support::*;
 
@@ -221,5 +222,20 @@ async fn c2_request_that_awaits_its_renewal_holds_no_permit() {
         assert_eq!(request.await.unwrap().status(), 200);
         let expected: &[u64] = if is_replay { &[1, 4, 3] } else { &[3, 2] };
         assert_eq!(setup.numbers(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f6_start_whose_renewed_token_failed_is_repeated_and_sent_once() {
+    let busy = |call| if call == 2 { Err(TokenError::transient("busy")) } else { Ok(()) };
+    for is_gated in [(|call| call == 1) as fn(usize) -> bool, |call| call <= 2] {
+        let setup = Setup::new(is_gated, busy, Recorder::new());
+        let client = Retry::new(AiutaRetryPolicy::new(), setup.layer.layer(setup.limit.clone()));
+        let mut request = tower::ServiceExt::oneshot(client, try_on("image-1")).boxed();
+        assert!((&mut request).now_or_never().is_none());
+        setup.expire_token_of(&mut request).await;
+        setup.gate.open(1);
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+        assert_eq!((setup.source.calls(), setup.numbers()), (3, vec![3]));
     }
 }
