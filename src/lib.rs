@@ -81,6 +81,7 @@
 //! | `issuer` | | [`JwtIssuer`], the server-side component that issues tokens |
 //! | `axum` | | [`RequestBody`] for axum's `Body`; brings `axum-core` |
 //! | `reqwest-middleware` | | [`AiutaAuthMiddleware`], [`same_origin_redirects`], [`RequestBody`] for `reqwest::Body` |
+//! | `reqwest-retry` | | [`AiutaRetryableStrategy`] for the crate `reqwest-retry`; needs `reqwest-middleware` |
 //! | `testing` | | [`testing::FakeAiuta`], a strict stand-in for the API; [`testing::ManualClock`]; brings `hyper` |
 //!
 //! With `tracing`, the events report replays, failed refreshes, wrong clocks and withheld credentials. With
@@ -122,6 +123,8 @@ mod sync;
 pub mod testing;
 mod trace;
 
+#[cfg(feature = "reqwest-retry")]
+pub use self::reqwest_middleware::AiutaRetryableStrategy;
 #[cfg(feature = "reqwest-middleware")]
 pub use self::reqwest_middleware::{AiutaAuthMiddleware, same_origin_redirects};
 pub use cache::{TokenCache, TokenCacheStats};

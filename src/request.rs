@@ -8,7 +8,7 @@ pub(crate) mod body;
 pub(crate) mod credential;
 pub(crate) mod headers;
 pub(crate) mod media;
-#[cfg(feature = "retry")]
+#[cfg(any(feature = "retry", feature = "reqwest-retry"))]
 pub(crate) mod operation;
 pub(crate) mod origin;
 mod path;

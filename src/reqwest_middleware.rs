@@ -1,11 +1,13 @@
-//! [`AiutaAuthMiddleware`]: the layer as a middleware for `reqwest-middleware`, and [`same_origin_redirects`] for
-//! reqwest.
+//! [`AiutaAuthMiddleware`]: the layer as a middleware for `reqwest-middleware`, [`same_origin_redirects`] for reqwest,
+//! and `AiutaRetryableStrategy` for `reqwest-retry`.
 //!
 //! The middleware wraps the rest of the chain (the following middlewares and the reqwest client) in a Tower service. It
 //! then sends the request through [`AiutaAuth`](crate::AiutaAuth), just as the layer does.
 
 mod next_service;
 mod redirects;
+#[cfg(feature = "reqwest-retry")]
+mod retryable;
 
 use std::future::poll_fn;
 use std::io;
@@ -19,6 +21,8 @@ use tower_service::Service;
 
 use self::next_service::NextService;
 pub use self::redirects::same_origin_redirects;
+#[cfg(feature = "reqwest-retry")]
+pub use self::retryable::AiutaRetryableStrategy;
 use crate::error::{AuthError, BoxError};
 use crate::layer::AiutaAuthLayer;
 use crate::params::AuthParams;
@@ -68,7 +72,7 @@ use crate::request::access::{Access, NoReplay};
 /// # Errors
 ///
 /// Errors of other middlewares and of reqwest are returned unchanged. An [`AuthError`] is returned inside
-/// [`Error::Middleware`]. It means that the request was not sent:
+/// [`Error::Middleware`]. It proves that this pass through the middleware sent nothing:
 ///
 /// ```
 /// use tower_aiuta_auth::AuthError;
@@ -87,9 +91,13 @@ use crate::request::access::{Access, NoReplay};
 /// # Take care of
 ///
 /// - **Retries.** Add a retry middleware before this one (`.with(retry).with(auth)`), so that each attempt is
-///   authenticated again. In the other order, all attempts carry the same token. In both orders, `reqwest-retry`
-///   retries every request that is answered with 5xx or 429, so that a try-on may be started, and charged, twice. It
-///   also fails every request with a streaming body.
+///   authenticated again. In the other order, all attempts carry the same token. By default, `reqwest-retry` retries
+///   every request that is answered with 408, 429 or 5xx, so that a try-on may be started, and charged, twice. It does
+///   not retry a request whose token could not be fetched for the moment. Use
+#[cfg_attr(feature = "reqwest-retry", doc = "  [`AiutaRetryableStrategy`](crate::AiutaRetryableStrategy)")]
+#[cfg_attr(not(feature = "reqwest-retry"), doc = "  `AiutaRetryableStrategy` (feature `reqwest-retry`)")]
+///   in the first order to correct both. After a timeout or a lost connection, `reqwest-retry` still retries every
+///   request. It also fails every request with a streaming body.
 /// - **Default headers.** The reqwest client adds them after all middlewares. Never put a credential there.
 /// - **Timeouts.** The timeouts of a request and of the reqwest client start when the request is sent. They do not
 ///   include the wait for a token, which [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) limits.

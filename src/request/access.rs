@@ -51,6 +51,11 @@ pub enum Access {
     feature = "retry",
     doc = "- [`AiutaRetryPolicy`](crate::AiutaRetryPolicy) does not retry the request once it may have been sent."
 )]
+#[cfg_attr(
+    feature = "reqwest-retry",
+    doc = "- [`AiutaRetryableStrategy`](crate::AiutaRetryableStrategy) does not retry the request after a response. It
+  does not see which request has failed without a response, so `reqwest-retry` sends the request again then."
+)]
 ///
 /// ```
 /// use tower_aiuta_auth::NoReplay;

@@ -11,6 +11,8 @@ use reqwest_middleware::{Error, Next, Result};
 use tokio::sync::Mutex;
 use tower_service::Service;
 
+#[cfg(feature = "reqwest-retry")]
+use super::retryable::NoRetry;
 use crate::request::headers::Redirected;
 
 /// The following middlewares and the reqwest client. It serves one request, which may be sent twice (E2).
@@ -44,6 +46,8 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Self { next, url, has_body, extensions } = self.clone();
         Box::pin(async move {
+            #[cfg(feature = "reqwest-retry")]
+            let no_retry = NoRetry::of(&request);
             // This conversion keeps the request's extensions, in which reqwest stores the timeout.
             let mut request = Request::try_from(request)?;
             request.url_mut().clone_from(url);
@@ -51,7 +55,10 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
                 *request.body_mut() = None;
             }
             let mut extensions = extensions.lock().await;
-            next.run(request, &mut extensions).await.map(|response| into_http_response(response, url))
+            let response = next.run(request, &mut extensions).await?;
+            #[cfg(feature = "reqwest-retry")]
+            let response = NoRetry::put(no_retry, response);
+            Ok(into_http_response(response, url))
         })
     }
 }

@@ -52,6 +52,7 @@ type Of<T, F> = ResponseFuture<Inner<T, Fut<F>>, Full<Bytes>>;
 fn f4_handles_and_errors_are_send_and_sync() {
     assert_impl_all!(AiutaAuthLayer: Clone, Send, Sync, Unpin);
     assert_impl_all!(AiutaAuthMiddleware: Clone, Send, Sync, Unpin, std::fmt::Debug, reqwest_middleware::Middleware);
+    assert_impl_all!(AiutaRetryableStrategy: Send, Sync, Unpin, reqwest_retry::RetryableStrategy);
     assert_impl_all!(AiutaAuthBuilder: Send, Sync, Unpin);
     assert_impl_all!(TokenCache: Clone, Send, Sync, Unpin);
     assert_impl_all!(AuthParams: Clone, Send, Sync, Unpin, Default, Eq, std::hash::Hash);

@@ -1,14 +1,11 @@
-//! Rule F2: reqwest-retry outside and inside the middleware.
+//! Rules F2 and F6: reqwest-retry outside and inside the middleware.
+
+mod strategy;
 
 use std::time::SystemTime;
 
-use reqwest_middleware::Error;
-use reqwest_retry::{
-    RetryDecision, RetryError, RetryPolicy, RetryTransientMiddleware, Retryable, RetryableStrategy,
-    default_on_request_failure,
-};
+use reqwest_retry::{RetryDecision, RetryPolicy, RetryTransientMiddleware};
 use tower_aiuta_auth::testing::{FakeAiuta, Fault};
-use tower_aiuta_auth::{AuthError, AuthErrorKind, TokenError};
 
 use super::*;
 use crate::support::servers::{api_key_layer, jwt_layer};
@@ -88,35 +85,6 @@ async fn f2_reqwest_retry_on_either_side_survives_faults_and_revocation() {
         assert_eq!(statuses, [None, Some(503), Some(401), Some(400)], "outside: {outside}");
         assert_eq!(layer.token_cache().unwrap().stats().replays, 1);
     }
-}
-
-#[tokio::test]
-async fn f2_reqwest_retry_outside_retries_auth_errors_of_its_strategy() {
-    struct Transient;
-    impl RetryableStrategy for Transient {
-        fn handle(&self, result: &Result<Response, Error>) -> Option<Retryable> {
-            match result {
-                Err(Error::Middleware(error)) if error.downcast_ref().is_some_and(AuthError::is_transient) => {
-                    Some(Retryable::Transient)
-                }
-                Err(error) => default_on_request_failure(error),
-                Ok(_) => None,
-            }
-        }
-    }
-    let source = Source::from_fn(|number, request| async move {
-        if number == 1 { Err(TokenError::transient("busy")) } else { Ok(numbered_token(number, &request, secs(60))) }
-    });
-    let (layer, spy) = (jwt(source).build().unwrap(), Spy::responding_ok());
-    let retry = RetryTransientMiddleware::new_with_policy_and_strategy(ThreeAttempts, Transient);
-    let client = client_with(&spy, retry, layer.into_middleware());
-    let start = || client.post(format!("https://api.aiuta.com{START}"));
-    assert_eq!(start().with_extension(params("image-1")).send().await.unwrap().status(), 200);
-    assert_eq!(token_number(spy.tokens()[0].strip_prefix("Bearer ").unwrap()), 2);
-
-    let Err(Error::Middleware(error)) = start().body("{}").send().await else { panic!("the request did not fail") };
-    let Some(RetryError::Error(Error::Middleware(error))) = error.downcast_ref() else { panic!("{error:?}") };
-    assert_eq!(error.downcast_ref::<AuthError>().unwrap().kind(), AuthErrorKind::MissingParams);
 }
 
 #[tokio::test]
