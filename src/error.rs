@@ -110,8 +110,8 @@ pub enum AuthErrorKind {
     InvalidToken,
     /// The token source did not return within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout). Transient.
     FetchTimeout,
-    /// A fetch is needed, but [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) are running.
-    /// Transient.
+    /// A fetch is needed, but [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) are running,
+    /// or too many of the request's partition. Transient.
     Overloaded,
     /// A request that needs a JWT has no params. Insert [`AuthParams`](crate::AuthParams) into its extensions. For the
     /// start of a try-on, a JSON body with at least one of the
@@ -215,7 +215,8 @@ impl AuthError {
     }
 
     pub(crate) fn overloaded() -> Self {
-        let message = "the limit `max_concurrent_fetches` is reached, so no further token can be fetched";
+        let message = "too many tokens are being fetched, of this partition or of all; the limit is \
+                       `max_concurrent_fetches`";
         Self { transient: true, ..Self::new(AuthErrorKind::Overloaded, message) }
     }
 

@@ -43,7 +43,15 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 /// A token with params is valid only for a request whose body has the same values. The layer reads the params from the
 /// JSON body of a request that starts a try-on, by the names in
 /// [`signed_fields`](crate::AiutaAuthBuilder::signed_fields). Insert `AuthParams` into the request's extensions to set
-/// them yourself, for example because the body is not JSON.
+/// them yourself, for example because the body is not JSON. If these contain only a
+/// [partition](Self::with_partition), the layer still reads the params from the request.
+///
+/// For `DELETE …/uploaded_images/{id}` and `DELETE …/generated_images/{id}`, the param is the id in the path:
+/// `uploaded_image_id` or `generated_image_id`. A token to delete an uploaded image is also valid for a try-on with that
+/// image, because the two can't be told apart.
+///
+/// Any other request that needs a JWT must have `AuthParams` in its extensions, unless
+/// [`allow_unbound_tokens`](crate::AiutaAuthBuilder::allow_unbound_tokens) permits a token without params.
 ///
 /// Tokens are cached by params and partition. The order in which params are added does not matter.
 ///

@@ -69,6 +69,9 @@ use crate::request::access::{Access, NoReplay};
 /// reqwest follows redirects internally, after all middlewares, and sends `x-api-key` and `x-user-id` to other hosts.
 /// Build its client with [`same_origin_redirects`] to prevent that.
 ///
+/// A response that comes from another URL than the request never causes a replay, because the first request may have
+/// been accepted. So a middleware after this one should not change the URL.
+///
 /// # Errors
 ///
 /// Errors of other middlewares and of reqwest are returned unchanged. An [`AuthError`] is returned inside

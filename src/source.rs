@@ -53,6 +53,9 @@ use crate::params::AuthParams;
 /// - Set `exp`, and keep the lifetime short. One minute is usual.
 /// - Check that the owner of the params, named by [`AuthParams::partition`], may use the image.
 /// - Not return the token that [`TokenRequest::replaces`] returns.
+/// - Not need a token of the layer that calls it. A source that sends requests through that layer must mark them as
+///   [`Access::Anonymous`](crate::Access::Anonymous). Otherwise they fail with
+///   [`Recursive`](crate::AuthErrorKind::Recursive).
 /// - Not block the thread.
 ///
 /// # A source with a cache

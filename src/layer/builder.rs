@@ -224,7 +224,9 @@ impl AiutaAuthBuilder {
 
     /// Sets the maximum number of concurrent calls of the token source. Defaults to 4,096. Must be at least 1.
     ///
-    /// A request that needs one more call fails with [`Overloaded`](crate::AuthErrorKind::Overloaded).
+    /// A request that needs one more call fails with [`Overloaded`](crate::AuthErrorKind::Overloaded). Once half of the
+    /// calls are running, each [partition](crate::AuthParams::with_partition) gets at most a quarter of them, and at
+    /// least one. So one user or tenant whose fetches hang does not stop the others.
     pub fn max_concurrent_fetches(self, fetches: usize) -> Self {
         Self { max_concurrent_fetches: fetches, ..self }
     }
@@ -253,6 +255,10 @@ impl AiutaAuthBuilder {
     /// [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). If the first token can't be used and the source is asked a
     /// second time, both calls share this duration.
     ///
+    /// A token source must not need a token of the layer that calls it. The layer detects this and fails at once, with
+    /// [`Recursive`](crate::AuthErrorKind::Recursive). It can't detect a request that the source sends in a task of its
+    /// own. That one waits for itself until this timeout.
+    ///
     /// With the feature `tokio`, the runtime must have timers enabled. Without a runtime there is no timer. Instead,
     /// the [`clock`](Self::clock) is checked when a waiting request is polled, or when another request needs the token.
     pub fn fetch_timeout(self, timeout: Duration) -> Self {
@@ -270,6 +276,17 @@ impl AiutaAuthBuilder {
     /// Aiuta does not start any work for a request that it answers with 401. The body is buffered for the replay, up to
     /// [`body_limit`](Self::body_limit). A larger body, or one of unknown length that need not be read for its params,
     /// is sent only once. Use the extension [`NoReplay`](crate::NoReplay) to turn replays off for a single request.
+    ///
+    /// # What a replay costs
+    ///
+    /// - If the replay fails on the wire, the caller gets that error, and the 401 is lost. The request may have been
+    ///   accepted, so treat the error as after any lost connection.
+    /// - The response with the 401 is kept until there is a new token, and dropped before the replay is sent. While it
+    ///   is kept, it may occupy a connection. If the token source sends its requests through a pool of a single
+    ///   connection that it shares with the layer, it waits until [`fetch_timeout`](Self::fetch_timeout), and the caller
+    ///   gets the 401. Give the source a client of its own, or a pool with more connections.
+    /// - Redirects that are followed inside the layer are not seen. If the target of a redirect answers 401, the request
+    ///   is sent again although the first one may have been accepted. Follow redirects outside the layer.
     pub fn replay_unauthorized(self, replay: bool) -> Self {
         Self { replay_unauthorized: replay, ..self }
     }
