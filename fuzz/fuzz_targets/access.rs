@@ -1,5 +1,5 @@
 //! Fuzzes the access table: no form of a try-on's path, as any reader may normalize it, gets `x-user-id` or a token for
-//! empty params.
+//! empty params. A request without params gets a token only if that is allowed.
 //!
 //! Input, one per line: the method, the base path, the path with its query.
 #![no_main]
@@ -21,18 +21,22 @@ const BODY: &str = r#"{"uploaded_image_id":"image-1"}"#;
 fuzz_target!(|data: &[u8]| {
     let mut data = data;
     let (Some(method), Some(base), Some(path)) = (line(&mut data), line(&mut data), line(&mut data)) else { return };
-    let layer = AiutaAuthLayer::builder().jwt("the-id", ParamsInToken).base_path(base).max_tokens(4).build();
-    let (Ok(layer), Ok(method)) = (layer, method.parse::<Method>()) else { return };
+    let build = |unbound| {
+        let layer = AiutaAuthLayer::builder().jwt("the-id", ParamsInToken).base_path(base).max_tokens(4);
+        layer.allow_unbound_tokens(unbound).build()
+    };
+    let (Ok(strict), Ok(layer), Ok(method)) = (build(false), build(true), method.parse::<Method>()) else { return };
     let Ok(uri) = format!("{HOST}{path}").parse::<Uri>() else { return };
     if !path.starts_with('/') || uri.authority().is_none_or(|authority| authority != "api.aiuta.com") {
         return;
     }
-    let send = |body: &'static str| {
+    let send_by = |layer: &AiutaAuthLayer, body: &'static str| {
         let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
-        send(&layer, request)
+        send(layer, request)
     };
+    let send = |body: &'static str| send_by(&layer, body);
     let forms = forms(uri.path());
     let starts = |path: &String| {
         let last = path.rsplit('/').next();
@@ -53,13 +57,28 @@ fuzz_target!(|data: &[u8]| {
     for body in ["", "{}", BODY] {
         let Ok(seen) = send(body) else {
             // The layer may know a normalization that is missing here and be stricter, but not for plain paths.
-            assert!(!is_plain(path), "{path} is not a try-on");
+            assert!(!is_plain(path) || resembles_try_on(&method, path_of(path)), "{path} is not a try-on");
             continue;
         };
+        // Without permission, only a token for params is sent.
+        let params = seen.claims().map(|claims| claims["params"].clone());
+        match send_by(&strict, body) {
+            Ok(strict) => {
+                assert_eq!(strict.credentials(), seen.credentials());
+                assert_ne!(params, Some(serde_json::json!({})), "{path}");
+            }
+            Err(error) => {
+                assert_eq!(
+                    (error.kind(), params),
+                    (AuthErrorKind::MissingParams, Some(serde_json::json!({}))),
+                    "{path}"
+                )
+            }
+        }
         assert_eq!(seen.uri, uri, "the URI is unchanged");
         assert_eq!(seen.body, body);
         match seen.credentials()[..] {
-            [] => assert_eq!(method, Method::CONNECT),
+            [] => assert!(matches!(method, Method::CONNECT | Method::OPTIONS)),
             [("x-user-id", value)] => {
                 assert_eq!(value, "the-id");
                 // For a reader that does not resolve dot segments, a path with dot segments is no known operation.
@@ -70,6 +89,11 @@ fuzz_target!(|data: &[u8]| {
             }
             [("authorization", _)] => {
                 assert!(!(is_plain(path) && is_plain(base) && identified(&method, &bases, path_of(path))), "{path}");
+                assert_ne!(method, Method::OPTIONS);
+                let params = &seen.claims().expect("a token")["params"];
+                let is_unbound = *params == serde_json::json!({});
+                assert!(!is_unbound || !forms.iter().any(|form| resembles_try_on(&method, form)), "{path}");
+                check_deleted(&method, &forms, path, params);
             }
             _ => panic!("{:?}", seen.credentials()),
         }
@@ -149,11 +173,46 @@ fn is_plain(target: &str) -> bool {
     path.bytes().all(plain) && !path.contains("//") && !path.ends_with('/')
 }
 
+/// Returns whether a server that is not strict may take a request for a try-on.
+fn resembles_try_on(method: &Method, path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let begins = |name: &&str| last.starts_with(*name);
+    !method.is_safe()
+        && *method != Method::DELETE
+        && ["sku_images_operations", "sku_try_on_operations"].iter().any(|name| begins(name))
+}
+
+/// Checks the params of a token for a request that is not a try-on: the id of the image that it deletes.
+fn check_deleted(method: &Method, forms: &[String], path: &str, params: &serde_json::Value) {
+    let empty = serde_json::json!({});
+    if *method != Method::DELETE {
+        // The layer may take a path for that of a try-on and read the body, but not a plain path.
+        return assert!(*params == empty || !is_plain(path), "{path}: {params}");
+    }
+    let id_in = |form: &str| {
+        let (rest, id) = form.rsplit_once('/')?;
+        let name = match rest.rsplit('/').next()? {
+            "uploaded_images" => "uploaded_image_id",
+            "generated_images" => "generated_image_id",
+            _ => return None,
+        };
+        (rest.contains('/') && !id.is_empty()).then(|| serde_json::json!({ name: id }))
+    };
+    if *params != empty {
+        // In any form without dot segments.
+        let resolved = |form: &&String| !form.split('/').any(|segment| matches!(segment, "." | ".."));
+        assert!(forms.iter().filter(resolved).all(|form| id_in(form).as_ref() == Some(params)), "{path}: {params}");
+    } else if is_plain(path) {
+        assert_eq!(id_in(path_of(path)), None, "{path}");
+    }
+}
+
 /// The official SDKs' table of `x-user-id`, written independently of the crate's.
 fn identified(method: &Method, bases: &[String], path: &str) -> bool {
     let below = |base: &String| path.strip_prefix(base.as_str()).filter(|path| path.starts_with('/'));
     let Some(path) = bases.iter().find_map(below) else { return false };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
     match (method.as_str(), &segments[..]) {
         ("POST", ["analytics", "v1", platform]) => {
             ["ios", "android", "web"].iter().any(|known| *platform == format!("{known}-sdk-analytics"))
