@@ -122,7 +122,8 @@ async fn c5_partition_gets_a_quarter_once_half_the_places_are_taken() {
         // Places become free when fetches end.
         gate.open(places);
         settle().await;
-        assert_eq!(hang(tokens, keys(Some("alice"), 20)).await, 20 - alone, "{places} places");
+        assert_eq!(hang(tokens, keys(None, 20).take(alone)).await, 0, "{places} places");
+        assert_eq!(hang(tokens, keys(Some("alice"), 20)).await, 20 - of_second, "{places} places");
     }
 }
 
