@@ -13,7 +13,7 @@
 //! | field | value |
 //! |---|---|
 //! | `reason` of a fetch | `miss`, `refresh` or `rejected` |
-//! | `reason` of a withheld credential | `scheme`, `port`, `relative_uri` or `host`: the part of the request that is not trusted |
+//! | `reason` of a withheld credential | `scheme`, `port` or `relative_uri`: the part of the request that is not trusted |
 //! | `outcome` | `Token`, `Failed` with the error's kind, or `Cancelled` |
 //! | `waiters` | number of requests that awaited the fetch |
 //! | `error` | the error's kind; `None` if the source returned the same token again, or an expired one |
