@@ -6,30 +6,27 @@
 //!
 //! - The session identifies the user. A user gets tokens only for the user's own photos: the signer signs any params,
 //!   so `authorize` must check them.
+//! - `authorize` uses axum's extractors: `User` is an extractor that any handler of the shop could use.
 //! - The rate limit applies per user, after the check of the session. A limit per address would not work, because users
 //!   share addresses and can change them. Requests without a session neither count against a user nor use memory.
 //! - CORS is the outermost layer, because a preflight has no session, and a page must be able to read an error, too.
 
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, request::Parts};
-use axum::response::{IntoResponse, Response};
-use axum::{Json, Router, routing::any};
+use axum::Router;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
 use clap::Parser;
-use futures::FutureExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use quick_cache::sync::Cache;
-use tokio::{net::TcpListener, sync::Notify};
-use tower::limit::RateLimit;
-use tower::load_shed::LoadShed;
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tower_aiuta_auth::testing::FakeAiuta;
 use tower_aiuta_auth::{
     AiutaAuthLayer, AuthParams, BoxError, IssuerError, JwtIssuer, JwtSigner, ParamValue, RemoteTokenSource,
@@ -43,10 +40,8 @@ const SESSIONS: [(&str, User); 2] = [("alice-is-logged-in", User("alice")), ("bo
 const PHOTOS: [(&str, User); 2] = [("alice-photo-1", User("alice")), ("bob-photo-1", User("bob"))];
 
 /// Maximum number of tokens per user in one window.
-const TOKENS: u64 = 20;
+const TOKENS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Maximum number of users whose requests are counted. The count of an evicted user starts again at zero.
-const USERS: usize = 10_000;
 
 /// Issues Aiuta's tokens, as the server-side component of a shop.
 #[derive(Parser)]
@@ -59,78 +54,69 @@ struct Args {
     once: bool,
 }
 
+/// The state of the shop, which axum's extractors can use.
+#[derive(Default)]
+struct Shop {
+    /// Start of the window and number of tokens in it. Only users who are logged in have an entry.
+    windows: Mutex<HashMap<User, (Instant, u32)>>,
+}
+
+impl Shop {
+    fn check_limit(&self, user: User) -> Result<(), IssuerError> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let (start, tokens) = windows.entry(user).or_insert((Instant::now(), 0));
+        if start.elapsed() >= WINDOW {
+            (*start, *tokens) = (Instant::now(), 0);
+        }
+        *tokens += 1;
+        if *tokens > TOKENS { Err(IssuerError::too_many_requests(WINDOW)) } else { Ok(()) }
+    }
+}
+
+/// The user of the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct User(&'static str);
 
-fn logged_in(headers: &HeaderMap) -> Option<User> {
-    let session = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")?;
-    SESSIONS.iter().find(|(known, _)| *known == session).map(|(_, user)| *user)
+/// An extractor, as any handler of the shop uses it.
+impl FromRequestParts<Shop> for User {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(head: &mut Parts, _: &Shop) -> Result<Self, StatusCode> {
+        let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let session = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or(StatusCode::UNAUTHORIZED)?;
+        let known = SESSIONS.iter().find(|(known, _)| *known == session);
+        known.map(|(_, user)| *user).ok_or(StatusCode::UNAUTHORIZED)
+    }
 }
 
-/// Allows params only with a photo of the user. Only the session identifies the user.
-async fn authorize(head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
-    let user = head.extensions.get::<User>().ok_or(IssuerError::unauthorized())?;
+/// Allows params only with a photo of the user, within the limit. Only the session identifies the user.
+async fn authorize(shop: Arc<Shop>, mut head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
+    let user = User::from_request_parts(&mut head, &shop).await.map_err(|_| IssuerError::unauthorized())?;
+    shop.check_limit(user)?;
     match params.get("uploaded_image_id") {
-        Some(ParamValue::String(photo)) if PHOTOS.contains(&(photo.as_str(), *user)) => Ok(params),
+        Some(ParamValue::String(photo)) if PHOTOS.contains(&(photo.as_str(), user)) => Ok(params),
         _ => Err(IssuerError::forbidden()),
     }
 }
 
-struct Server {
-    issuer: JwtIssuer,
-    /// The issuer with a rate limit for each user. Requests over the limit are answered at once instead of being
-    /// queued.
-    limited: Cache<User, Arc<Mutex<LoadShed<RateLimit<JwtIssuer>>>>>,
-    answered: Notify,
-}
-
-/// `GET` or `POST /aiuta_jwt`: issues a token to a logged-in user, within the rate limit.
-async fn token(State(server): State<Arc<Server>>, mut request: Request) -> Response {
-    let response = match logged_in(request.headers()) {
-        Some(user) => {
-            request.extensions_mut().insert(user);
-            server.for_user(user, request).await
-        }
-        None => error(StatusCode::UNAUTHORIZED, "log in first").into_response(),
-    };
-    server.answered.notify_one();
-    response
-}
-
-impl Server {
-    async fn for_user(&self, user: User, request: Request) -> Response {
-        let limited = || ServiceBuilder::new().load_shed().rate_limit(TOKENS, WINDOW).service(self.issuer.clone());
-        let Ok(limited) =
-            self.limited.get_or_insert_with(&user, || Ok::<_, Infallible>(Arc::new(Mutex::new(limited()))));
-        let response = {
-            let mut limited = limited.lock().unwrap_or_else(PoisonError::into_inner);
-            // `LoadShed` is always ready. This call lets it check the rate limit.
-            let _ = ServiceExt::<Request>::ready(&mut *limited).now_or_never();
-            limited.call(request)
-        };
-        match response.await {
-            Ok(response) => response.map(Body::new),
-            // The issuer never returns an error, so the limit is reached.
-            Err(_) => {
-                let seconds = HeaderValue::from(WINDOW.as_secs());
-                ([(RETRY_AFTER, seconds)], error(StatusCode::TOO_MANY_REQUESTS, "too many requests")).into_response()
-            }
-        }
-    }
-}
-
-/// Builds an error response with the same shape as those of `JwtIssuer`.
-fn error(status: StatusCode, error: &str) -> impl IntoResponse {
-    (status, [(CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "error": error })))
-}
-
-fn router(server: Arc<Server>) -> Router {
+/// `GET` or `POST /aiuta_jwt`: issues a token. Notifies `answered` after each request.
+fn router(shop: Shop, signer: JwtSigner, answered: Arc<Notify>) -> Router {
+    let shop = Arc::new(shop);
+    let issuer = JwtIssuer::new(signer, move |head, params| authorize(Arc::clone(&shop), head, params));
     let cors = CorsLayer::new()
         .allow_origin(SHOP)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE])
         .expose_headers([RETRY_AFTER]);
-    Router::new().route("/aiuta_jwt", any(token)).layer(cors).with_state(server)
+    let notify = middleware::from_fn(move |request: Request, next: Next| {
+        let answered = Arc::clone(&answered);
+        async move {
+            let response = next.run(request).await;
+            answered.notify_one();
+            response
+        }
+    });
+    Router::new().route_service("/aiuta_jwt", issuer).layer(notify).layer(cors)
 }
 
 #[tokio::main]
@@ -138,8 +124,8 @@ async fn main() -> Result<(), BoxError> {
     let args = Args::parse();
     // A real server reads both from its secret store.
     let signer = JwtSigner::hs256(FakeAiuta::ISSUER, FakeAiuta::SECRET)?;
-    let issuer = JwtIssuer::new(signer, authorize);
-    let server = Arc::new(Server { issuer, limited: Cache::new(USERS), answered: Notify::new() });
+    let answered = Arc::new(Notify::new());
+    let app = router(Shop::default(), signer, Arc::clone(&answered));
 
     let listener = TcpListener::bind(args.listen.unwrap_or((Ipv4Addr::LOCALHOST, 0).into())).await?;
     let url = format!("http://{}/aiuta_jwt", listener.local_addr()?);
@@ -149,9 +135,8 @@ async fn main() -> Result<(), BoxError> {
         println!("try: curl -H 'authorization: Bearer alice-is-logged-in' '{url}?uploaded_image_id=alice-photo-1'");
     }
 
-    let ends = Arc::clone(&server);
-    let serve = axum::serve(listener, router(server)).with_graceful_shutdown(async move {
-        if args.once { ends.answered.notified().await } else { std::future::pending().await }
+    let serve = axum::serve(listener, app).with_graceful_shutdown(async move {
+        if args.once { answered.notified().await } else { std::future::pending().await }
     });
     let ask = async { if asks_itself { ask(&url).await } else { Ok(()) } };
     tokio::try_join!(async { Ok(serve.await?) }, ask)?;
