@@ -23,7 +23,7 @@ pub use self::shared::BoxTokenSource;
 pub(crate) use self::shared::SourceCall;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use self::signer::JwtSigner;
-use crate::error::TokenError;
+use crate::error::{ConfigError, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 
@@ -101,11 +101,27 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Returns a [`TokenError`] if there is no token. It becomes the [`source`](std::error::Error::source) of the
     /// [`AuthError`](crate::AuthError) that the caller of the service receives.
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send;
+
+    /// Checks the settings of the source. [`AiutaAuthBuilder::build`](crate::AiutaAuthBuilder::build) calls this, so
+    /// that no request fails because of a setting that can't work. The default implementation accepts everything.
+    ///
+    /// A source that wraps another one should pass the call on.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`ConfigError`](crate::ConfigError) that names the setting.
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
 }
 
 impl<T: TokenSource> TokenSource for Arc<T> {
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
         (**self).token(request)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        (**self).check()
     }
 }
 

@@ -232,7 +232,7 @@ impl AiutaAuthBuilder {
     }
 
     /// Sets the fraction of a token's lifetime, at its end, during which it is refreshed in the background while still
-    /// being served. Defaults to 0.25. Must be from 0.0 to 1.0; 0.0 turns refreshing off.
+    /// being served. Defaults to 0.25. Must be from 0.0 to 0.9; 0.0 turns refreshing off.
     ///
     /// That period is at most 5 minutes long. A refresh starts in the first half of the period, at a different time for
     /// each token. So tokens that were fetched together are not refreshed together.
@@ -338,7 +338,8 @@ impl AiutaAuthBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] that names the first setting that is missing or invalid.
+    /// Returns a [`ConfigError`] that names the first setting that is missing or invalid. The settings of the token
+    /// source are checked, too, with [`TokenSource::check`].
     pub fn build(self) -> Result<AiutaAuthLayer, ConfigError> {
         self.check_numbers()?;
         check_fields("signed_fields", &self.signed_fields)?;
@@ -349,6 +350,9 @@ impl AiutaAuthBuilder {
             secret_value(setting, std::mem::take(&mut *secret))
                 .map_err(|error| error.with_setting_name(self.credential_name.unwrap_or(setting)))
         };
+        if let CredentialInput::Jwt { source, .. } = &self.credential {
+            source.check()?;
+        }
         let scheme = match self.credential {
             CredentialInput::ApiKey(key) => Scheme::ApiKey(ArcSwap::from_pointee(secret("api_key", key)?)),
             CredentialInput::Jwt { subscription_id, source } => Scheme::Jwt(Arc::new(JwtScheme {
@@ -389,8 +393,8 @@ impl AiutaAuthBuilder {
         if let Some((setting, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(ConfigError::new(setting, "it must be at least 1"));
         }
-        if !(0.0..=1.0).contains(&self.refresh_ahead) {
-            return Err(ConfigError::new("refresh_ahead", "it must be a number from 0.0 to 1.0"));
+        if !(0.0..=0.9).contains(&self.refresh_ahead) {
+            return Err(ConfigError::new("refresh_ahead", "it must be a number from 0.0 to 0.9"));
         }
         if self.fetch_timeout.is_zero() || self.fetch_timeout > MAX_FETCH_TIMEOUT {
             return Err(ConfigError::new("fetch_timeout", "it must be more than zero, and at most one day"));

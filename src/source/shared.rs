@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::{TokenRequest, TokenSource};
-use crate::error::TokenError;
+use crate::error::{ConfigError, TokenError};
 use crate::jwt::Jwt;
 
 /// A [`TokenSource`] with its type erased, for a source that is chosen at run time.
@@ -45,6 +45,10 @@ impl TokenSource for BoxTokenSource {
     fn token(&self, request: TokenRequest) -> impl Future<Output = Result<Jwt, TokenError>> + Send {
         self.call(request)
     }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.0.check_erased()
+    }
 }
 
 impl fmt::Debug for BoxTokenSource {
@@ -59,10 +63,16 @@ pub(crate) type SourceCall = Pin<Box<dyn Future<Output = Result<Jwt, TokenError>
 /// A dyn-compatible [`TokenSource`].
 trait ErasedSource: Send + Sync {
     fn call(self: Arc<Self>, request: TokenRequest) -> SourceCall;
+
+    fn check_erased(&self) -> Result<(), ConfigError>;
 }
 
 impl<T: TokenSource> ErasedSource for T {
     fn call(self: Arc<Self>, request: TokenRequest) -> SourceCall {
         Box::pin(async move { self.token(request).await })
+    }
+
+    fn check_erased(&self) -> Result<(), ConfigError> {
+        self.check()
     }
 }

@@ -90,6 +90,14 @@ impl Issuer {
         if secret.is_empty() {
             return Err(ConfigError::new("secret", "it must not be empty"));
         }
+        // A secret may be any bytes. If it is text, a line break at its end comes from a file or an editor.
+        if std::str::from_utf8(secret).is_ok_and(|text| text.trim() != text) {
+            return Err(ConfigError::new(
+                "secret",
+                "it must not begin or end with whitespace or a line break; if it was read from a file, strip the final \
+                 newline",
+            ));
+        }
         Ok(Self { id, key: EncodingKey::from_secret(secret) })
     }
 }
@@ -101,8 +109,8 @@ impl JwtSigner {
     ///
     /// # Errors
     ///
-    /// Returns [`ConfigError`] if the issuer id or the secret is empty, or if the issuer id contains a control
-    /// character or begins or ends with whitespace.
+    /// Returns [`ConfigError`] if the issuer id or the secret is empty, if one of them is text that begins or ends with
+    /// whitespace or a line break, or if the issuer id contains a control character.
     pub fn hs256(issuer: impl Into<String>, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let issuer = ArcSwap::from_pointee(Issuer::new(issuer, secret)?);
         Ok(Self {
@@ -113,7 +121,7 @@ impl JwtSigner {
     }
 
     /// Sets the lifetime of the tokens, from their creation to `exp`. Fractions of a second are dropped. Defaults to 60
-    /// seconds.
+    /// seconds. With less than one second, building the layer fails.
     #[must_use]
     pub fn lifetime(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
@@ -199,6 +207,13 @@ impl TokenSource for JwtSigner {
             )));
         }
         self.sign(&request)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.lifetime < Duration::from_secs(1) {
+            return Err(ConfigError::new("lifetime", "it must be at least one second, which is the unit of `exp`"));
+        }
+        Ok(())
     }
 }
 

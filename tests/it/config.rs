@@ -8,7 +8,9 @@ use std::error::Error;
 use std::process::Command;
 use std::time::Duration;
 
-use tower_aiuta_auth::{AiutaAuthBuilder, AiutaAuthLayer, ConfigError, JwtSigner, TokenRequest, TokenSource};
+use tower_aiuta_auth::{
+    AiutaAuthBuilder, AiutaAuthLayer, BoxTokenSource, ConfigError, JwtSigner, TokenRequest, TokenSource,
+};
 
 use crate::support::*;
 
@@ -17,7 +19,7 @@ fn api_key() -> AiutaAuthBuilder {
 }
 
 /// Returns the text of the error. Asserts that it starts with the name of the setting and does not contain `hidden`.
-fn config_error(result: Result<AiutaAuthLayer, ConfigError>, setting: &str, hidden: &str) -> String {
+fn config_error<T: std::fmt::Debug>(result: Result<T, ConfigError>, setting: &str, hidden: &str) -> String {
     let error = result.expect_err(setting);
     assert_eq!(error.setting(), setting);
     let text = error.to_string();
@@ -107,12 +109,12 @@ fn config_invalid_origins_are_rejected() {
 }
 
 #[test]
-fn config_numbers_out_of_range_are_rejected() {
+fn k1_numbers_out_of_range_are_rejected() {
     let ahead = |fraction| api_key().refresh_ahead(fraction).build();
-    for fraction in [-0.1, 1.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::MIN_POSITIVE] {
+    for fraction in [-0.1, 0.91, 1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -f64::MIN_POSITIVE] {
         config_error(ahead(fraction), "refresh_ahead", "");
     }
-    for fraction in [0.0, -0.0, 0.25, 1.0] {
+    for fraction in [0.0, -0.0, 0.25, 0.9] {
         assert!(ahead(fraction).is_ok(), "{fraction}");
     }
     config_error(api_key().max_tokens(0).build(), "max_tokens", "");
@@ -127,6 +129,30 @@ fn config_numbers_out_of_range_are_rejected() {
         .fallback_lifetime(Duration::MAX)
         .fetch_timeout(Duration::from_nanos(1));
     assert!(extreme.build().is_ok());
+}
+
+#[test]
+fn k1_settings_of_the_token_source_are_checked_by_build() {
+    let signer = |lifetime| JwtSigner::hs256("issuer", "secret").unwrap().lifetime(lifetime);
+    let short = signer(Duration::from_millis(999));
+    config_error(jwt(short.clone()).build(), "lifetime", "");
+    config_error(jwt(std::sync::Arc::new(short.clone())).build(), "lifetime", "");
+    config_error(jwt(BoxTokenSource::new(std::sync::Arc::new(BoxTokenSource::new(short)))).build(), "lifetime", "");
+    assert!(jwt(BoxTokenSource::new(signer(secs(1)))).build().is_ok());
+}
+
+#[test]
+fn k1_text_of_a_secret_must_not_have_whitespace_at_its_ends() {
+    for end in ["\n", "\r\n", " ", "\t", "\u{2028}"] {
+        for secret in [format!("hidden{end}"), format!("{end}hidden")] {
+            config_error(JwtSigner::hs256("issuer", &secret), "secret", "hidden");
+            config_error(JwtSigner::hs256("issuer", "s").unwrap().rotate("issuer", &secret), "secret", "hidden");
+            config_error(JwtSigner::hs256(&secret, "s"), "issuer", "hidden");
+        }
+    }
+    for secret in [&b"a b\nc"[..], b"\xff\n", b"\n\xfe ", b"0"] {
+        assert!(JwtSigner::hs256("issuer", secret).is_ok(), "{secret:?}");
+    }
 }
 
 #[test]
