@@ -21,6 +21,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// Settings are checked when the layer, source or issuer is built, so that no request fails because of them. The
 /// message names the setting and says how to correct it. It never contains the value of a secret.
 ///
+/// `Debug` shows the same text as `Display`, because a `main` that returns an error prints it with `Debug`.
+///
 /// ```
 /// use tower_aiuta_auth::AiutaAuthLayer;
 ///
@@ -28,7 +30,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// assert_eq!(error.setting(), "api_key");
 /// assert_eq!(error.to_string(), "api_key: it must not be empty");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Cow<'static, str>,
     message: Cow<'static, str>,
@@ -57,6 +59,12 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Error for ConfigError {}
 
 /// Returned for a request that could not be authenticated.
@@ -77,12 +85,19 @@ impl Error for ConfigError {}
 /// ```
 /// use tower_aiuta_auth::{AuthError, AuthErrorKind, BoxError};
 ///
+/// /// Returns the status with which a server answers a request of its own client.
 /// fn status(error: &BoxError) -> u16 {
-///     match error.downcast_ref::<AuthError>() {
-///         Some(error) if error.kind() == AuthErrorKind::BodyTooLarge => 413,
-///         Some(error) if error.is_transient() => 503, // with `error.retry_after()` as Retry-After
-///         Some(_) => 500,
-///         None => 502, // the inner service's error
+///     let Some(error) = error.downcast_ref::<AuthError>() else {
+///         return 502; // the inner service's error
+///     };
+///     match error.kind() {
+///         // The client has sent a body that can't be used.
+///         AuthErrorKind::MissingParams | AuthErrorKind::InvalidBody => 400,
+///         AuthErrorKind::BodyTooLarge => 413,
+///         // The client's user may not have a token for these params.
+///         _ if error.is_denied() => 403,
+///         _ if error.is_transient() => 503, // with `error.retry_after()` as Retry-After
+///         _ => 500,
 ///     }
 /// }
 /// ```

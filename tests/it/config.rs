@@ -132,6 +132,19 @@ fn k1_numbers_out_of_range_are_rejected() {
 }
 
 #[test]
+fn k1_debug_of_a_config_error_is_its_text() {
+    // A `main` that returns an error prints its `Debug`.
+    let error = AiutaAuthLayer::api_key("").unwrap_err();
+    let text = "api_key: it must not be empty";
+    assert_eq!(
+        (error.to_string(), format!("{error:?}"), format!("{error:#?}")),
+        (text.into(), text.into(), text.into())
+    );
+    let boxed: tower_aiuta_auth::BoxError = error.into();
+    assert_eq!(format!("{boxed:?}"), text);
+}
+
+#[test]
 fn k1_settings_of_the_token_source_are_checked_by_build() {
     let signer = |lifetime| JwtSigner::hs256("issuer", "secret").unwrap().lifetime(lifetime);
     let short = signer(Duration::from_millis(999));
