@@ -59,15 +59,16 @@ impl Jwt {
     ///
     /// Returns [`InvalidJwt`] if
     ///
-    /// - the string is not in compact form, or larger than 8 KiB;
-    /// - the header is not a JSON object with a known `alg`;
+    /// - the string is not in compact form, begins with `Bearer `, or is larger than 8 KiB;
+    /// - the token is not signed (`alg: none`), or its header is not a JSON object with a known `alg`;
     /// - the payload is not a JSON object, or its `exp` or `iat` is present but not a number.
     pub fn parse(compact: impl Into<String>) -> Result<Self, InvalidJwt> {
         let compact = Zeroizing::new(compact.into());
         check_compact_form(&compact)?;
         // The parser's errors may quote the token, so they are dropped.
-        jsonwebtoken::decode_header(compact.as_bytes())
-            .map_err(|_| InvalidJwt("its header is not a JSON object with a known `alg`"))?;
+        jsonwebtoken::decode_header(compact.as_bytes()).map_err(|_| {
+            InvalidJwt("its header is not a JSON object whose `alg` is a signature algorithm; `none` is not one")
+        })?;
         let Claims(claims) = jsonwebtoken::dangerous::insecure_decode_claims(compact.as_bytes())
             .map_err(|_| InvalidJwt("its payload is not a JSON object, or its `exp` or `iat` is not a number"))?;
 
@@ -200,6 +201,12 @@ fn check_compact_form(compact: &str) -> Result<(), InvalidJwt> {
         return Err(InvalidJwt("it is empty"));
     }
     check_len(compact)?;
+    if has_bearer_prefix(compact) {
+        return Err(InvalidJwt("it begins with `Bearer `; return the token alone, the layer adds the prefix"));
+    }
+    if compact.ends_with('.') {
+        return Err(InvalidJwt("it has no signature, as with `alg: none`; Aiuta accepts only signed tokens"));
+    }
     let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let mut parts = 0;
     for part in compact.split('.') {
@@ -212,6 +219,11 @@ fn check_compact_form(compact: &str) -> Result<(), InvalidJwt> {
         return Err(InvalidJwt(NOT_COMPACT));
     }
     Ok(())
+}
+
+/// Returns whether a string begins with the scheme of an `authorization` header, in any case (RFC 9110 §11.1).
+fn has_bearer_prefix(text: &str) -> bool {
+    text.trim_start().get(..BEARER.len()).is_some_and(|start| start.eq_ignore_ascii_case(BEARER))
 }
 
 fn check_len(compact: &str) -> Result<(), InvalidJwt> {

@@ -26,6 +26,8 @@ pub use self::signer::JwtSigner;
 use crate::error::{ConfigError, TokenError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
+#[cfg(any(feature = "signer", feature = "signer-rust-crypto", feature = "remote"))]
+use crate::params::REGISTERED_CLAIMS;
 
 /// Creates tokens for params.
 ///
@@ -122,6 +124,17 @@ impl<T: TokenSource> TokenSource for Arc<T> {
 
     fn check(&self) -> Result<(), ConfigError> {
         (**self).check()
+    }
+}
+
+/// Checks that no param has the name of a registered claim. It would set that claim of the token (rule G3).
+#[cfg(any(feature = "signer", feature = "signer-rust-crypto", feature = "remote"))]
+fn check_names(params: &AuthParams) -> Result<(), TokenError> {
+    match params.iter().find(|(name, _)| REGISTERED_CLAIMS.contains(name)) {
+        Some((name, _)) => {
+            Err(TokenError::new(format!("a param is named `{name}`, which is a registered claim of JWTs; rename it")))
+        }
+        None => Ok(()),
     }
 }
 

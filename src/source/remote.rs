@@ -17,7 +17,7 @@ use tower_service::Service;
 
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::client::Client;
-use super::{TokenError, TokenRequest, TokenSource};
+use super::{TokenError, TokenRequest, TokenSource, check_names};
 use crate::error::{BoxError, ConfigError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
@@ -56,7 +56,8 @@ const MAX_RESPONSE: usize = 16 * 1024;
 ///
 /// # Request
 ///
-/// By default, the source sends a `POST` with the params as a JSON object. The params keep their types.
+/// By default, the source sends a `POST` with the params as a JSON object. The params keep their types. A param with the
+/// name of a registered claim, such as `exp`, is an error, and nothing is sent.
 ///
 /// With [`method(Method::GET)`](Self::method), the params are in the query. They are strings then, as in the official
 /// SDKs, and the items of a list are joined by `,`. A backend that signs the values it receives will sign strings.
@@ -66,7 +67,8 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// # Response
 ///
 /// The response to a successful request has a 2xx status and a body of at most 16 KiB: `{"type":"jwt","token":"…"}`,
-/// `{"token":"…"}`, or the token alone. Its content type does not matter. Any other response is an error:
+/// `{"token":"…"}`, `{"access_token":"…"}`, the token as a JSON string, or the token alone. Its content type does not
+/// matter, but it must not be compressed. Any other response is an error:
 ///
 /// | response | [`TokenError`] | [`AuthErrorKind`](crate::AuthErrorKind) |
 /// |---|---|---|
@@ -238,12 +240,14 @@ where
     B::Error: Into<BoxError>,
 {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
+        check_names(request.params())?;
         let http_request = self.request(&request)?;
         // Concurrent fetches share `self.service`, so each call polls its own clone ready.
         let mut service = self.service.clone();
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(TokenError::transient)?;
         let (head, body) = service.call(http_request).await.map_err(TokenError::transient)?.into_parts();
         response::check(head.status, &head.headers, &request)?;
+        response::check_encoding(&head.headers)?;
         let body = read_limited(body, MAX_RESPONSE).await.map_err(response::unreadable)?;
         let token = response::token(&body)?;
         Ok(response::with_age(token, &head.headers, request.now()))

@@ -18,10 +18,10 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use zeroize::Zeroizing;
 
 use self::forced::ForcedTokens;
-use super::{TokenError, TokenRequest, TokenSource};
+use super::{TokenError, TokenRequest, TokenSource, check_names};
 use crate::error::ConfigError;
 use crate::jwt::{BEARER, Jwt};
-use crate::params::{AuthParams, REGISTERED_CLAIMS};
+use crate::params::AuthParams;
 use crate::request::credential::check_secret;
 
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
@@ -201,11 +201,7 @@ impl JwtSigner {
 
 impl TokenSource for JwtSigner {
     async fn token(&self, request: TokenRequest) -> Result<Jwt, TokenError> {
-        if let Some((name, _)) = request.params().iter().find(|(name, _)| REGISTERED_CLAIMS.contains(name)) {
-            return Err(TokenError::new(format!(
-                "a param is named `{name}`, which is a registered claim of JWTs; rename it"
-            )));
-        }
+        check_names(request.params())?;
         self.sign(&request)
     }
 

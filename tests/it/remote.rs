@@ -107,7 +107,7 @@ async fn remote_get_sends_params_in_the_query_like_the_sdks() {
 }
 
 #[tokio::test]
-async fn remote_reads_a_token_from_any_2xx_and_content_type() {
+async fn g4_token_is_read_from_any_2xx_and_content_type() {
     let token = good_token();
     for (status, content_type, body) in [
         (200, "application/json", format!(r#"{{"type":"jwt","token":"{token}"}}"#)),
@@ -117,6 +117,13 @@ async fn remote_reads_a_token_from_any_2xx_and_content_type() {
         (203, "application/json", token.clone()),
         (200, "text/plain", format!(" {token}\r\n")),
         (200, "text/plain", format!("{token}{}", " ".repeat(16 * 1024 - token.len()))),
+        (200, "application/json", format!("\"{token}\"")),
+        (200, "application/json", format!("\u{feff} \"{}\"\n", token.replace('.', "\\u002e"))),
+        (200, "application/json", format!("\u{feff}{{\"token\":\"{token}\"}}")),
+        (200, "text/plain", format!("\u{feff}{token}")),
+        (200, "application/json", format!(r#"{{"access_token":"{token}","token_type":"Bearer"}}"#)),
+        (200, "application/json", format!(r#"{{"access_token":"{token}","token":"{token}"}}"#)),
+        (200, "application/json", format!(r#"{{"access_token":null,"token":"{token}"}}"#)),
     ] {
         let make = move || {
             let mut response = response(status, body.clone());
@@ -130,7 +137,7 @@ async fn remote_reads_a_token_from_any_2xx_and_content_type() {
 }
 
 #[tokio::test]
-async fn remote_response_without_token_is_an_error_that_hides_the_body() {
+async fn g4_response_without_token_is_an_error_that_hides_the_body() {
     let token = good_token();
     let long = format!("{token}{}", " ".repeat(17 * 1024 - token.len()));
     let mut bytes = format!(r#"{{"token":"{token}"}}{SECRET}"#).into_bytes();
@@ -148,7 +155,17 @@ async fn remote_response_without_token_is_an_error_that_hides_the_body() {
         (format!(r#"{{"token":"{token}""#).into(), "`token`"),
         (format!(r#"{{"token":"{SECRET}"}}"#).into(), "base64url"),
         (format!(r#"["{token}"]"#).into(), "base64url"),
-        (format!("Bearer {token}").into(), "base64url"),
+        (format!("Bearer {token}").into(), "begins with `Bearer `"),
+        (format!(r#"{{"token":"bearer {token}"}}"#).into(), "begins with `Bearer `"),
+        (format!("\"{token}").into(), "not a JSON string"),
+        (format!("\"{SECRET}\"").into(), "base64url"),
+        (format!("\u{feff}\u{feff}{token}").into(), "base64url"),
+        ("\u{feff}".into(), "empty"),
+        (format!(r#"{{"token":"{token}","access_token":"{SECRET}"}}"#).into(), "different values"),
+        (format!(r#"{{"access_token":{{"token":"{token}"}}}}"#).into(), "not a string"),
+        (format!(r#"{{"token":7,"access_token":"{token}"}}"#).into(), "not a string"),
+        (format!("{}.", &token[..token.rfind('.').unwrap()]).into(), "`alg: none`"),
+        ("eyJhbGciOiJub25lIn0.e30.c2ln".into(), "`none`"),
         (format!("Error: {SECRET}").into(), "base64url"),
         (bytes.into(), "UTF-8"),
     ] {
@@ -157,6 +174,29 @@ async fn remote_response_without_token_is_an_error_that_hides_the_body() {
         assert_eq!((error.kind(), error.is_transient()), (AuthErrorKind::InvalidToken, false), "{hint}");
         let text = chain(&error);
         assert!(text.contains(hint) && !text.contains(SECRET) && !text.contains(&token[..40]), "{hint}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn g4_response_with_a_content_encoding_is_named() {
+    for (encoding, is_read) in [("gzip", false), ("br, identity", false), ("identity", true)] {
+        let result = answering(200, &[("content-encoding", encoding)], good_token()).token(request_now()).await;
+        assert_eq!(result.is_ok(), is_read, "{encoding}");
+        let text = result.map_or_else(|error| error.source().unwrap().to_string(), |_| "content encoding".to_owned());
+        assert!(text.contains("content encoding"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn g3_param_with_the_name_of_a_registered_claim_is_not_sent() {
+    for name in ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"] {
+        let backend = backend(|| response(200, good_token()));
+        let source = RemoteTokenSource::new(URL, backend.clone()).unwrap();
+        let request = TokenRequest::new(params("a").with(name, SECRET), ManualClock::default().now());
+        let error = source.token(request).await.unwrap_err();
+        let text = error.source().unwrap().to_string();
+        assert!(!error.is_transient() && text.contains(&format!("`{name}`")) && !text.contains(SECRET), "{text}");
+        assert_eq!(backend.count(), 0);
     }
 }
 

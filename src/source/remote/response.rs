@@ -5,12 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::error::{BoxError, TokenError, TokenErrorKind};
 use crate::jwt::Jwt;
 use crate::params::json::Text;
 use crate::request::body::ReadError;
 use crate::request::headers::{origin_date, retry_after, time_in_caches};
+use crate::request::media::Content;
 use crate::source::TokenRequest;
 
 /// Time in HTTP caches above which a token counts as cached (rule E2).
@@ -57,25 +60,66 @@ pub(super) fn unreadable<E: Into<BoxError>>(error: ReadError<E>) -> TokenError {
     }
 }
 
+/// Returns an error if the body has a content encoding. Most HTTP clients do not decode one unless they are told to.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), TokenError> {
+    if Content::of(headers).is_encoded {
+        return Err(invalid_token(
+            "the backend's response has a content encoding; switch off compression for this URL, or add a layer that \
+             decompresses it",
+        ));
+    }
+    Ok(())
+}
+
 /// Parses the token in the body of a successful response. The content type is ignored, because the component that Aiuta
 /// documents sends JSON as `text/html`.
 pub(super) fn token(body: &[u8]) -> Result<Jwt, TokenError> {
     let Ok(text) = std::str::from_utf8(body) else {
         return Err(invalid_token("the backend's response is not UTF-8; check that it is not compressed"));
     };
-    let text = text.trim();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
     match text.as_bytes() {
         [] => Err(invalid_token("the backend's response is empty")),
         [b'<', ..] => Err(invalid_token(
             "the backend's response is an HTML page; check the URL, and that the request is authenticated",
         )),
-        [b'{', ..] => match serde_json::from_str(text) {
+        [b'{', ..] => in_object(text),
+        [b'"', ..] => match serde_json::from_str(text) {
+            Ok(Text(token)) => Ok(Jwt::parse(token)?),
             // The parser's error is dropped, because it may quote the token.
-            Err(_) => Err(invalid_token(NO_FIELD)),
-            Ok(TokenResponse { token: None }) => Err(invalid_token(NO_FIELD)),
-            Ok(TokenResponse { token: Some(Text(token)) }) => Ok(Jwt::parse(token)?),
+            Err(_) => Err(invalid_token("the backend's response begins with a quote and is not a JSON string")),
         },
         _ => Ok(Jwt::parse(text)?),
+    }
+}
+
+/// Parses the token in a JSON object.
+fn in_object(text: &str) -> Result<Jwt, TokenError> {
+    // The parser's error is dropped, because it may quote the token.
+    let Ok(TokenResponse { token, access_token }) = serde_json::from_str(text) else {
+        return Err(invalid_token(
+            "the backend's response begins with a brace, and is not a JSON object or has a `token` twice",
+        ));
+    };
+    match (string(token)?, string(access_token)?) {
+        (Some(token), Some(access_token)) if token != access_token => Err(invalid_token(
+            "the backend's response has different values for `token` and `access_token`; leave one out",
+        )),
+        (Some(mut token), _) | (None, Some(mut token)) => Ok(Jwt::parse(std::mem::take(&mut *token))?),
+        (None, None) => {
+            Err(invalid_token("the backend's response is a JSON object without a `token` or `access_token`"))
+        }
+    }
+}
+
+/// Returns the string in a field. A field that is null counts as missing.
+fn string(field: Option<&RawValue>) -> Result<Option<Zeroizing<String>>, TokenError> {
+    match field.map(RawValue::get) {
+        None | Some("null") => Ok(None),
+        Some(json) => match serde_json::from_str(json) {
+            Ok(text) => Ok(Some(Zeroizing::new(text))),
+            Err(_) => Err(invalid_token("the backend's response has a `token` or `access_token` that is not a string")),
+        },
     }
 }
 
@@ -98,15 +142,15 @@ pub(super) fn with_age(token: Jwt, headers: &HeaderMap, now: SystemTime) -> Jwt 
     }
 }
 
-const NO_FIELD: &str = "the backend's response is not a JSON object with a string `token`";
-
 fn invalid_token(cause: &'static str) -> TokenError {
     TokenError::with_kind(TokenErrorKind::InvalidToken, cause.into())
 }
 
-/// The documented response. Its other field, `type`, is always `jwt`.
+/// The documented response, and that of OAuth servers (RFC 6749 §5.1). Other fields are ignored.
 #[derive(Deserialize)]
 struct TokenResponse<'a> {
     #[serde(borrow, default)]
-    token: Option<Text<'a>>,
+    token: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    access_token: Option<&'a RawValue>,
 }
