@@ -138,7 +138,7 @@ pub enum AuthErrorKind {
     /// - The body of a request that starts a try-on is not a JSON object in UTF-8, or its headers say so: a
     ///   `content-type` other than `application/json` or `+json`, another charset, or a `content-encoding`.
     /// - A signed field occurs twice, or has a value that is not a [`ParamValue`](crate::ParamValue).
-    /// - The params are larger than 4 KiB.
+    /// - The params are larger than 4 KiB, or would take more than 8 KiB in a token.
     /// - The body has to be buffered, but has trailers or failed.
     InvalidBody,
     /// The body of a request that starts a try-on is larger than [`body_limit`](crate::AiutaAuthBuilder::body_limit).

@@ -30,7 +30,7 @@ pub use self::rejection::IssuerError;
 use crate::clock::{Clock, SystemClock};
 use crate::error::ConfigError;
 use crate::jwt::Jwt;
-use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, check_fields, json};
+use crate::params::{AuthParams, DEFAULT_SIGNED_FIELDS, GENERATED_IMAGE_ID, check_fields, json};
 use crate::request::body::{ReadError, read_limited};
 use crate::request::media::{Content, MediaType};
 use crate::source::{BoxTokenSource, TokenRequest, TokenSource};
@@ -106,9 +106,11 @@ const MAX_BODY: usize = 16 * 1024;
 /// - a param that occurs twice;
 /// - a param that is not one of the [`fields`](Self::fields), such as `exp`;
 /// - a value that is neither a string, a boolean, an integer nor a list of strings;
-/// - no params at all, because a token without params is valid for any request;
-/// - more than 4 KiB of params;
-/// - a `POST` with a query, or a `GET` with a body.
+/// - no params at all, because a token without params is valid for any request, unless
+///   [`allow_unbound_tokens`](Self::allow_unbound_tokens) is set;
+/// - more params than fit into a token: 4 KiB, or more than 8 KiB in the token because of escapes;
+/// - a `GET` with a body, or a `POST` with a query, unless [`ignore_unknown_fields`](Self::ignore_unknown_fields) is
+///   set.
 ///
 /// `authorize` is called only with valid params, and nothing is signed without it.
 ///
@@ -150,6 +152,8 @@ pub struct JwtIssuer {
     signer: BoxTokenSource,
     authorize: Authorize,
     fields: Arc<[String]>,
+    allow_unbound_tokens: bool,
+    ignore_unknown_fields: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -169,7 +173,9 @@ impl JwtIssuer {
         Self {
             signer: BoxTokenSource::new(signer),
             authorize: Arc::new(move |head, params| Box::pin(authorize(head, params))),
-            fields: DEFAULT_SIGNED_FIELDS.map(str::to_owned).into(),
+            fields: DEFAULT_SIGNED_FIELDS.into_iter().chain([GENERATED_IMAGE_ID]).map(str::to_owned).collect(),
+            allow_unbound_tokens: false,
+            ignore_unknown_fields: false,
             clock: Arc::new(SystemClock),
         }
     }
@@ -183,7 +189,7 @@ impl JwtIssuer {
     }
 
     /// Sets the names of the params that a client may request. A request with any other param is answered with 400.
-    /// Defaults to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name` and `product_id`.
+    /// Defaults to `uploaded_image_id`, `sku_id`, `sku_ids`, `sku_catalog_name`, `product_id` and `generated_image_id`.
     ///
     /// # Errors
     ///
@@ -199,6 +205,28 @@ impl JwtIssuer {
         Ok(Self { fields: fields.into(), ..self })
     }
 
+    /// Sets whether `authorize` is asked about a request without params. Defaults to false: the response is 400.
+    ///
+    /// The layer needs tokens without params only with
+    /// [`AiutaAuthBuilder::allow_unbound_tokens`](crate::AiutaAuthBuilder::allow_unbound_tokens). Such a token is valid
+    /// for any request of its subscription, so `authorize` should return one only to your own servers.
+    #[must_use]
+    pub fn allow_unbound_tokens(self, allow: bool) -> Self {
+        Self { allow_unbound_tokens: allow, ..self }
+    }
+
+    /// Sets whether the issuer accepts what the component that Aiuta documents accepts. Defaults to false.
+    ///
+    /// Fields that are not in [`fields`](Self::fields) are then ignored, such as a cache buster in the query. A `POST`
+    /// may have params in the query, too. If a param is in both, the value in the body counts. Only the known fields are
+    /// passed to `authorize` and signed.
+    ///
+    /// Without this setting, such a request is answered with 400, so that a client notices that a field is not signed.
+    #[must_use]
+    pub fn ignore_unknown_fields(self, ignore: bool) -> Self {
+        Self { ignore_unknown_fields: ignore, ..self }
+    }
+
     /// Sets the clock that provides the time for new tokens. Defaults to [`SystemClock`].
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
@@ -210,6 +238,7 @@ impl JwtIssuer {
         let params = self.params(&head, body).await?;
         let no_cache = has_no_cache(&head.headers);
         let params = (self.authorize)(head, params).await?;
+        check_size(&params)?;
         let request = TokenRequest::new(params, self.clock.now());
         // Rule D5: the client's last token was rejected.
         let request = if no_cache { request.with_force_refresh() } else { request };
@@ -234,28 +263,34 @@ impl JwtIssuer {
         })?;
         let query = head.uri.query().unwrap_or_default();
         // Ignoring the query or the body would let a client believe that its params were signed.
-        let params = if in_query {
-            if !body.is_empty() {
-                return Err(IssuerError::bad_request("a GET must have its params in the query and no body"));
-            }
-            query::read(query, &self.fields)
-        } else {
-            if !query.is_empty() {
-                return Err(IssuerError::bad_request("a POST must have its params in the body and no query"));
-            }
-            json::read_all(&body, &self.fields)
-        };
-        let params = params.map_err(|error| IssuerError::invalid_params(error, in_query, &self.fields))?;
-        if params.is_empty() {
+        if in_query && !body.is_empty() {
+            return Err(IssuerError::bad_request("a GET must have its params in the query and no body"));
+        }
+        if !in_query && !query.is_empty() && !self.ignore_unknown_fields {
+            return Err(IssuerError::bad_request("a POST must have its params in the body and no query"));
+        }
+        let deny_unknown_fields = !self.ignore_unknown_fields;
+        let invalid = |in_query| move |error| IssuerError::invalid_params(error, in_query, &self.fields);
+        let mut params = query::read(query, &self.fields, deny_unknown_fields).map_err(invalid(true))?;
+        if !in_query {
+            let in_body = json::parse(&body, &self.fields, deny_unknown_fields).map_err(invalid(false))?;
+            params = in_body.iter().fold(params, |params, (name, value)| params.with(name, value.clone()));
+        }
+        if params.is_empty() && !self.allow_unbound_tokens {
             return Err(IssuerError::bad_request(
                 "no params are given: a token without params would be valid for any request",
             ));
         }
-        if params.check_size().is_err() {
-            return Err(IssuerError::bad_request("the params are larger than 4 KiB"));
-        }
+        check_size(&params)?;
         Ok(params)
     }
+}
+
+/// Checks that the params fit into a token (rule B4).
+fn check_size(params: &AuthParams) -> Result<(), IssuerError> {
+    let too_large =
+        "the params do not fit into a token: they are larger than 4 KiB, or many characters must be escaped";
+    params.check_size().map_err(|_| IssuerError::bad_request(too_large))
 }
 
 /// Returns whether the request has the `cache-control` directive `no-cache` (RFC 9111 §5.2.1.4). In a request it has no

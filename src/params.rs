@@ -22,6 +22,14 @@ use crate::sync::RandomState;
 /// header.
 const MAX_SIZE: usize = 4 * 1024;
 
+/// Maximum size in bytes of the params as JSON. A token of 8 KiB contains three quarters of its size as JSON. 512 bytes
+/// are left for the token's header, the other claims and the signature.
+const MAX_JSON_SIZE: usize = (8 * 1024 - 512) / 4 * 3;
+
+/// Escapes make a string at most six times longer (`\u0000`), so params up to this size need not be serialized to know
+/// that they fit.
+const MAX_UNESCAPED_SIZE: usize = MAX_JSON_SIZE / 6 - 64;
+
 /// The registered claims (RFC 7519 §4.1). A signed param must not have the name of one (rule G3).
 pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
@@ -80,7 +88,8 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 ///
 /// # Limits
 ///
-/// Names, values and the partition together may take up to 4 KiB. Above that, the request fails with
+/// Names, values and the partition together may take up to 4 KiB, and the token may take up to 8 KiB. A control
+/// character takes 6 bytes as JSON, and a quote or backslash takes 2. Above that, the request fails with
 /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody).
 ///
 /// Cloning is cheap. `Debug` shows names, never values.
@@ -209,11 +218,18 @@ impl AuthParams {
         self.iter().map(|(key, value)| (key.to_owned(), value.to_string_lossy())).collect()
     }
 
-    /// Checks that the params fit into a token.
+    /// Checks that the params fit into a token (rule B4).
     pub(crate) fn check_size(&self) -> Result<(), AuthError> {
-        if self.inner.as_ref().is_some_and(|inner| inner.size > MAX_SIZE) {
+        let Some(inner) = self.inner.as_ref().filter(|inner| inner.size > MAX_UNESCAPED_SIZE) else { return Ok(()) };
+        if inner.size > MAX_SIZE {
             return Err(AuthError::invalid_body(
                 "the params are larger than 4 KiB, which is more than a token can carry",
+            ));
+        }
+        let json_size = serde_json::to_vec(self).map_or(usize::MAX, |json| json.len());
+        if json_size > MAX_JSON_SIZE {
+            return Err(AuthError::invalid_body(
+                "the params would take more than 8 KiB in a token, because many of their characters must be escaped",
             ));
         }
         Ok(())

@@ -7,13 +7,18 @@ use crate::params::percent::triplet;
 /// Reads a query in the format of HTML forms and the SDKs: pairs of `name=value`, joined by `&`, percent-encoded, with
 /// `+` for a space (URL standard, §5.1). All values are strings. Unlike the URL standard, this returns an error for
 /// invalid encoding, because two parsers could decode it differently.
-pub(super) fn read(query: &str, fields: &[String]) -> Result<AuthParams, ParamsError> {
+///
+/// Fields other than `fields` are an error if `deny_unknown_fields` is set. Otherwise they are ignored.
+pub(super) fn read(query: &str, fields: &[String], deny_unknown_fields: bool) -> Result<AuthParams, ParamsError> {
     let mut params = AuthParams::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode(name).ok_or(ParamsError::UnsupportedType)?;
         if !fields.contains(&name) {
-            return Err(ParamsError::UnknownField);
+            if deny_unknown_fields {
+                return Err(ParamsError::UnknownField);
+            }
+            continue;
         }
         if params.get(&name).is_some() {
             return Err(ParamsError::Duplicate);
@@ -72,9 +77,9 @@ mod tests {
             ("a=%ff", Err(ParamsError::UnsupportedType)),
             ("%ff=a", Err(ParamsError::UnsupportedType)),
         ] {
-            assert_eq!(read(query, &fields), expected, "{query}");
+            assert_eq!(read(query, &fields, true), expected, "{query}");
         }
-        let params = read("a=1", &fields).unwrap();
+        let params = read("a=1", &fields, true).unwrap();
         assert_eq!(params.get("a"), Some(&ParamValue::from("1")));
     }
 }

@@ -40,12 +40,6 @@ pub(crate) fn read(body: &[u8], fields: &[String]) -> Result<AuthParams, AuthErr
     Ok(params)
 }
 
-/// Reads `fields` as [`read`] does, but rejects a body with other fields, and accepts a body without any field.
-#[cfg(feature = "issuer")]
-pub(crate) fn read_all(body: &[u8], fields: &[String]) -> Result<AuthParams, ParamsError> {
-    parse(body, fields, true)
-}
-
 /// Returned when params can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ParamsError {
@@ -58,7 +52,9 @@ pub(crate) enum ParamsError {
     UnknownField,
 }
 
-fn parse(body: &[u8], fields: &[String], deny_unknown_fields: bool) -> Result<AuthParams, ParamsError> {
+/// Reads `fields` as [`read`] does, and accepts a body without any of them. Other fields are an error if
+/// `deny_unknown_fields` is set.
+pub(crate) fn parse(body: &[u8], fields: &[String], deny_unknown_fields: bool) -> Result<AuthParams, ParamsError> {
     // serde_json does not check the encoding of strings that it skips.
     let text = std::str::from_utf8(body).map_err(|_| ParamsError::NotJson)?;
     let mut error = ParamsError::NotJson;

@@ -1,5 +1,6 @@
 //! `JwtIssuer`: which requests it signs, which it rejects, and that it signs only authorized params.
 
+mod agreement;
 mod malformed;
 
 use std::sync::{Arc, Mutex};
