@@ -10,6 +10,9 @@ use crate::jwt::Jwt;
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 static X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
+/// Maximum number of names that are compared to find other credentials.
+const MAX_SCANNED: usize = 16;
+
 /// The credential that one request carries.
 #[derive(Clone, Copy)]
 pub(crate) enum Credential<'a> {
@@ -26,8 +29,12 @@ impl Credential<'_> {
             Self::UserId(id) => (&X_USER_ID, id.clone(), [&AUTHORIZATION, &X_API_KEY]),
             Self::Bearer(jwt) => (&AUTHORIZATION, jwt.authorization(), [&X_API_KEY, &X_USER_ID]),
         };
-        for other in others {
-            headers.remove(other);
+        // Few requests have another credential. Comparing a few names costs less than two removals.
+        let has_other = |headers: &HeaderMap| headers.keys().any(|name| others.contains(&name));
+        if headers.keys_len() > MAX_SCANNED || has_other(headers) {
+            for other in others {
+                headers.remove(other);
+            }
         }
         headers.insert(name, value);
     }

@@ -72,6 +72,29 @@ async fn a1_one_credential_replaces_those_of_the_caller() {
 }
 
 #[tokio::test]
+async fn a1_one_credential_among_any_number_of_headers() {
+    for headers in [1, 12, 13, 14, 40] {
+        for own in CREDENTIALS {
+            let mut request = try_on("image-1");
+            for number in 0..headers {
+                let name = http::HeaderName::try_from(format!("x-number-{number}")).unwrap();
+                request.headers_mut().insert(name, "1".parse().unwrap());
+            }
+            request.headers_mut().insert(own, "callers-own".parse().unwrap());
+            for (layer, name) in [(api_key(), "x-api-key"), (jwt_layer(), "authorization")] {
+                let seen = sent(&layer, request.clone()).await;
+                assert_eq!(
+                    (&seen.credentials()[..], seen.headers.len()),
+                    (&[name][..], headers + 1),
+                    "{headers} {own}"
+                );
+                assert!(!seen.header(name).contains("callers"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a1_replay_carries_one_credential() {
     let (source, rejected) = (Source::new(), RejectedTokens::default());
     let layer = jwt(source).build().unwrap();
