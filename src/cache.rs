@@ -96,8 +96,8 @@ impl TokenCache {
     /// Fails in the same cases as a request, with the kind [`TokenSource`](crate::AuthErrorKind::TokenSource),
     /// [`InvalidToken`](crate::AuthErrorKind::InvalidToken), [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout) or
     /// [`Overloaded`](crate::AuthErrorKind::Overloaded). If the params do not fit into a token, the kind is
-    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody). If the token source of this cache calls this method, the kind
-    /// is [`Recursive`](crate::AuthErrorKind::Recursive).
+    /// [`InvalidBody`](crate::AuthErrorKind::InvalidBody). If the token source of this cache calls this method, the
+    /// kind is [`Recursive`](crate::AuthErrorKind::Recursive).
     pub async fn get(&self, params: &AuthParams) -> Result<Jwt, AuthError> {
         params.check_size()?;
         self.get_or_fetch(params).await.map(|token| token.jwt().clone())

@@ -96,7 +96,7 @@ const MAX_BODY: usize = 16 * 1024;
 /// | 403 | The signer [denied](crate::TokenError::denied) the token. |
 /// | 405 | The method is neither `GET` nor `POST`. |
 /// | 413 | The body is larger than 16 KiB. |
-/// | 415 | The content type of a `POST` is not `application/json` in UTF-8, which HTML forms of other pages can't send, or the body is compressed. |
+/// | 415 | A `POST` is not JSON in UTF-8 by its content type, or is compressed. HTML forms can't send JSON. |
 /// | 500 | The signer failed permanently. |
 /// | 503 | The signer failed [temporarily](crate::TokenError::transient). |
 ///
@@ -218,8 +218,8 @@ impl JwtIssuer {
     /// Sets whether the issuer accepts what the component that Aiuta documents accepts. Defaults to false.
     ///
     /// Fields that are not in [`fields`](Self::fields) are then ignored, such as a cache buster in the query. A `POST`
-    /// may have params in the query, too. If a param is in both, the value in the body counts. Only the known fields are
-    /// passed to `authorize` and signed.
+    /// may have params in the query, too. If a param is in both, the value in the body counts. Only the known fields
+    /// are passed to `authorize` and signed.
     ///
     /// Without this setting, such a request is answered with 400, so that a client notices that a field is not signed.
     #[must_use]

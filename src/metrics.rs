@@ -19,8 +19,8 @@ impl Counter {
 
 const STRIPES: usize = 16;
 
-/// Several counters on a cache line of their own, to avoid false sharing. CPUs load up to 128 bytes at once, as one line
-/// or as two lines of 64 bytes.
+/// Several counters on a cache line of their own, to avoid false sharing. CPUs load up to 128 bytes at once, as one
+/// line or as two lines of 64 bytes.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Stripe<const N: usize>([Counter; N]);

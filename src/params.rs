@@ -55,8 +55,8 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 /// [partition](Self::with_partition), the layer still reads the params from the request.
 ///
 /// For `DELETE …/uploaded_images/{id}` and `DELETE …/generated_images/{id}`, the param is the id in the path:
-/// `uploaded_image_id` or `generated_image_id`. A token to delete an uploaded image is also valid for a try-on with that
-/// image, because the two can't be told apart.
+/// `uploaded_image_id` or `generated_image_id`. A token to delete an uploaded image is also valid for a try-on with
+/// that image, because the two can't be told apart.
 ///
 /// Any other request that needs a JWT must have `AuthParams` in its extensions, unless
 /// [`allow_unbound_tokens`](crate::AiutaAuthBuilder::allow_unbound_tokens) permits a token without params.

@@ -1,4 +1,5 @@
-//! The locks, atomics and thread-locals of the token cache: those of `std`, or those of the model checker in `tests/model`.
+//! The locks, atomics and thread-locals of the token cache: those of `std`, or those of the model checker in
+//! `tests/model`.
 //!
 //! `Arc` is always `std`'s, because a `Waker` is created from one and the checker does not need to control it.
 

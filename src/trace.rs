@@ -8,12 +8,12 @@
 //! | event `request replayed with a new token` | DEBUG | |
 //! | event `clock offset adopted` | WARN | `offset` |
 //! | event `credential withheld from an untrusted origin` | DEBUG | `host` |
-//! | event `credential withheld from a request that looks like a mistake` | WARN, once per reason and host | `reason`, `host` |
+//! | event `credential withheld from a request that looks like a mistake` | WARN, once each | `reason`, `host` |
 //!
 //! | field | value |
 //! |---|---|
 //! | `reason` of a fetch | `miss`, `refresh` or `rejected` |
-//! | `reason` of a withheld credential | `scheme`, `port` or `relative_uri`: the part of the request that is not trusted |
+//! | `reason` of a withheld credential | `scheme`, `port` or `relative_uri`: what is not trusted |
 //! | `outcome` | `Token`, `Failed` with the error's kind, or `Cancelled` |
 //! | `waiters` | number of requests that awaited the fetch |
 //! | `error` | the error's kind; `None` if the source returned the same token again, or an expired one |

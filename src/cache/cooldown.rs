@@ -1,5 +1,5 @@
-//! [`Cooldowns`]: pauses that the token source asked for (rule G2). During a pause the source is not called for one key,
-//! for one partition, or at all.
+//! [`Cooldowns`]: pauses that the token source asked for (rule G2). During a pause the source is not called, either for
+//! one key, for one partition, or for everyone.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -8,8 +8,8 @@ use crate::source::SourceCall;
 use crate::sync::thread_local;
 
 thread_local! {
-    /// The addresses of the caches whose sources this thread is polling. A source may use another layer, so there can be
-    /// several. A thread that is ending has no such list, and detects nothing.
+    /// The addresses of the caches whose sources this thread is polling. A source may use another layer, so there can
+    /// be several. A thread that is ending has no such list, and detects nothing.
     static POLLING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 

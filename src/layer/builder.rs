@@ -157,8 +157,8 @@ impl AiutaAuthBuilder {
     /// Sets whether requests with a relative URI such as `/v1/…` are authenticated. Defaults to false.
     ///
     /// Use it for clients that add the origin to a request after it has passed this layer. If such a request has a
-    /// `Host` header, the header must name a trusted origin. Otherwise the request is sent without credentials, and does
-    /// not fail.
+    /// `Host` header, the header must name a trusted origin. Otherwise the request is sent without credentials, and
+    /// does not fail.
     pub fn trust_origin_form(self, trust: bool) -> Self {
         Self { origin_form: trust, ..self }
     }
@@ -283,10 +283,10 @@ impl AiutaAuthBuilder {
     ///   accepted, so treat the error as after any lost connection.
     /// - The response with the 401 is kept until there is a new token, and dropped before the replay is sent. While it
     ///   is kept, it may occupy a connection. If the token source sends its requests through a pool of a single
-    ///   connection that it shares with the layer, it waits until [`fetch_timeout`](Self::fetch_timeout), and the caller
-    ///   gets the 401. Give the source a client of its own, or a pool with more connections.
-    /// - Redirects that are followed inside the layer are not seen. If the target of a redirect answers 401, the request
-    ///   is sent again although the first one may have been accepted. Follow redirects outside the layer.
+    ///   connection that it shares with the layer, it waits until [`fetch_timeout`](Self::fetch_timeout), and the
+    ///   caller gets the 401. Give the source a client of its own, or a pool with more connections.
+    /// - Redirects that are followed inside the layer are not seen. If the target of a redirect answers 401, the
+    ///   request is sent again although the first one may have been accepted. Follow redirects outside the layer.
     pub fn replay_unauthorized(self, replay: bool) -> Self {
         Self { replay_unauthorized: replay, ..self }
     }
@@ -302,9 +302,9 @@ impl AiutaAuthBuilder {
     /// Sets whether a request that needs a JWT but has no params gets a token without params. Defaults to false: the
     /// request fails with [`MissingParams`](crate::AuthErrorKind::MissingParams).
     ///
-    /// A token without params is valid for any request of its subscription, so it must not leave your servers. The layer
-    /// needs one for operations that no official SDK uses with JWTs, such as listing SKU items. A request that starts a
-    /// try-on never gets one, and neither does a request that a server may take for the start of a try-on.
+    /// A token without params is valid for any request of its subscription, so never give one to a browser or an app.
+    /// The layer needs one for operations that no official SDK uses with JWTs, such as listing SKU items. A request that
+    /// starts a try-on never gets one, and neither does a request that a server may take for the start of a try-on.
     ///
     /// Instead of this setting, you can insert [`AuthParams`](crate::AuthParams) into the extensions of the requests.
     pub fn allow_unbound_tokens(self, allow: bool) -> Self {

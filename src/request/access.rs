@@ -37,8 +37,8 @@ pub enum Access {
     Jwt,
     /// The subscription id, sent as `x-user-id`.
     SubscriptionId,
-    /// No credential. The request is sent unchanged, including credentials that the caller has set. With JWTs, `OPTIONS`
-    /// requests are anonymous.
+    /// No credential. The request is sent unchanged, including credentials that the caller has set. With JWTs,
+    /// `OPTIONS` requests are anonymous.
     Anonymous,
 }
 

@@ -56,8 +56,8 @@ const MAX_RESPONSE: usize = 16 * 1024;
 ///
 /// # Request
 ///
-/// By default, the source sends a `POST` with the params as a JSON object. The params keep their types. A param with the
-/// name of a registered claim, such as `exp`, is an error, and nothing is sent.
+/// By default, the source sends a `POST` with the params as a JSON object. The params keep their types. A param with
+/// the name of a registered claim, such as `exp`, is an error, and nothing is sent.
 ///
 /// With [`method(Method::GET)`](Self::method), the params are in the query. They are strings then, as in the official
 /// SDKs, and the items of a list are joined by `,`. A backend that signs the values it receives will sign strings.
@@ -74,7 +74,7 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// |---|---|---|
 /// | 401, 403 | denied | `TokenSource` |
 /// | 408, 5xx | transient; `Retry-After` is [obeyed](TokenError::with_retry_after) | `TokenSource` |
-/// | 429 | transient; `Retry-After` is obeyed, without a partition only [for these params](TokenError::for_this_key) | `TokenSource` |
+/// | 429 | the same; without a partition only [for these params](TokenError::for_this_key) | `TokenSource` |
 /// | 3xx (redirects are not followed), any other status | permanent | `TokenSource` |
 /// | the service fails, the connection is lost | transient | `TokenSource` |
 /// | 2xx without a valid token, or with more than 16 KiB | permanent | `InvalidToken` |
