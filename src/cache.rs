@@ -55,6 +55,8 @@ use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use self::entry::ExpiryPolicy;
 pub(crate) use self::lookup::ResolvedToken;
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use self::runtime::Instant;
 pub(crate) use self::runtime::is_entered as is_on_runtime;
 pub(crate) use self::state::CacheConfig;
 pub use self::stats::TokenCacheStats;

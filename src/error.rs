@@ -123,7 +123,8 @@ pub enum AuthErrorKind {
     TokenSource,
     /// The token source returned an invalid token: not a JWT, or larger than 8 KiB. Fix the source.
     InvalidToken,
-    /// The token source did not return within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout). Transient.
+    /// The token source did not return within [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout), or within the
+    /// request's own timeout if the request was sent by `AiutaAuthMiddleware`. Transient.
     FetchTimeout,
     /// A fetch is needed, but [`max_concurrent_fetches`](crate::AiutaAuthBuilder::max_concurrent_fetches) are running,
     /// or too many of the request's partition. Transient.
@@ -226,6 +227,13 @@ impl AuthError {
 
     pub(crate) fn fetch_timeout() -> Self {
         let message = "the token source did not return within `fetch_timeout`";
+        Self { transient: true, ..Self::new(AuthErrorKind::FetchTimeout, message) }
+    }
+
+    /// The caller gave the request less time than the fetch takes (rule G6).
+    #[cfg(feature = "reqwest-middleware")]
+    pub(crate) fn request_timeout() -> Self {
+        let message = "the timeout of the request passed before its token arrived; the request was not sent";
         Self { transient: true, ..Self::new(AuthErrorKind::FetchTimeout, message) }
     }
 

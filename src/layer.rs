@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use self::authorize::TimeLimit;
 pub use self::builder::AiutaAuthBuilder;
 use self::config::{Config, Scheme};
 pub use self::future::ResponseFuture;

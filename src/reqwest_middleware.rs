@@ -16,6 +16,7 @@ use http::{Extensions, Uri};
 use reqwest::{Body, Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -24,7 +25,7 @@ pub use self::redirects::same_origin_redirects;
 #[cfg(feature = "reqwest-retry")]
 pub use self::retryable::AiutaRetryableStrategy;
 use crate::error::{AuthError, BoxError};
-use crate::layer::AiutaAuthLayer;
+use crate::layer::{AiutaAuthLayer, TimeLimit};
 use crate::params::AuthParams;
 use crate::request::access::{Access, NoReplay};
 
@@ -102,8 +103,10 @@ use crate::request::access::{Access, NoReplay};
 ///   in the first order to correct both. After a timeout or a lost connection, `reqwest-retry` still retries every
 ///   request. It also fails every request with a streaming body.
 /// - **Default headers.** The reqwest client adds them after all middlewares. Never put a credential there.
-/// - **Timeouts.** The timeouts of a request and of the reqwest client start when the request is sent. They do not
-///   include the wait for a token, which [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) limits.
+/// - **Timeouts.** The timeout of a request (`RequestBuilder::timeout`) includes the wait for a token. If the timeout
+///   passes before the request is sent, the error's kind is [`FetchTimeout`](crate::AuthErrorKind::FetchTimeout). The
+///   timeout of the reqwest client starts when the request is sent, because a middleware can't see it. Only
+///   [`fetch_timeout`](crate::AiutaAuthBuilder::fetch_timeout) limits the wait for a token then.
 #[derive(Clone, Debug)]
 pub struct AiutaAuthMiddleware {
     layer: AiutaAuthLayer,
@@ -140,11 +143,16 @@ impl Middleware for AiutaAuthMiddleware {
         }
         let url = request.url().clone();
         let has_body = request.body().is_some();
+        let began = Instant::now();
+        let limit = request.timeout().and_then(|timeout| began.checked_add(*timeout));
         let mut request: http::Request<Body> = request.try_into()?;
         copy_layer_extensions(extensions, request.extensions_mut());
+        if let Some(limit) = limit {
+            request.extensions_mut().insert(TimeLimit(limit));
+        }
 
         let extensions = Mutex::new(extensions);
-        let mut service = self.layer.layer(NextService::new(next, &url, has_body, &extensions));
+        let mut service = self.layer.layer(NextService::new(next, &url, has_body, began, &extensions));
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(into_error)?;
         let response = service.call(request).await.map_err(into_error)?;
         Ok(next_service::into_reqwest_response(response))

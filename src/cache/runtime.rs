@@ -13,8 +13,8 @@ use self::without_tokio as runtime;
 #[cfg(tower_aiuta_auth_model)]
 use super::model as runtime;
 
-pub(crate) use self::runtime::{HomeRuntime, Timer, is_entered};
-use self::runtime::{Instant, now_on_runtime, to_std};
+pub(crate) use self::runtime::{HomeRuntime, Instant, Timer, is_entered};
+use self::runtime::{now_on_runtime, to_std};
 
 /// The time by which a fetch must end.
 ///

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use super::TokenCache;
 use super::fetch::{Fetch, Outcome, WaiterGuard};
 use super::lookup::ResolvedToken;
+#[cfg(feature = "reqwest-middleware")]
+use super::runtime::Instant;
 use super::runtime::{self, Timer};
 use super::shared_call::{Role, Step};
 use super::state::CacheState;
@@ -23,6 +25,17 @@ pub(crate) enum Lookup {
 impl Lookup {
     pub(super) fn ready(result: Result<ResolvedToken, AuthError>) -> Self {
         Self::Ready(ready(result))
+    }
+
+    /// Sets the time at which the wait ends with `FetchTimeout`. The fetch goes on for others (rule G6).
+    #[cfg(feature = "reqwest-middleware")]
+    pub(crate) fn wait_until(self, limit: Option<Instant>) -> Self {
+        match (self, limit) {
+            (Self::Waiting(fetch), Some(limit)) => {
+                Self::Waiting(FetchFuture { limit: Some(Box::new(Timer::at(limit))), ..fetch })
+            }
+            (lookup, _) => lookup,
+        }
     }
 }
 
@@ -53,11 +66,21 @@ pub(crate) struct FetchFuture {
     /// Created at the first poll on a runtime that is not the runtime of the fetch.
     timer: Option<Timer>,
     restarted: bool,
+    /// The time at which this future ends, if that is before the end of the fetch.
+    #[cfg(feature = "reqwest-middleware")]
+    limit: Option<Box<Timer>>,
 }
 
 impl FetchFuture {
     pub(super) fn new(cache: TokenCache, fetch: Arc<Fetch>) -> Self {
-        Self { cache, guard: WaiterGuard::join(fetch, Role::Waiter), timer: None, restarted: false }
+        Self {
+            cache,
+            guard: WaiterGuard::join(fetch, Role::Waiter),
+            timer: None,
+            restarted: false,
+            #[cfg(feature = "reqwest-middleware")]
+            limit: None,
+        }
     }
 
     pub(super) fn fetch(&self) -> &Arc<Fetch> {
@@ -96,6 +119,24 @@ impl FetchFuture {
         let timer = self.timer.get_or_insert_with(|| fetch.deadline.foreign_timer(state.fetch_timeout));
         timer.poll(cx).is_ready() || (drives && fetch.deadline.is_missed(state.clock.raw()))
     }
+
+    fn poll_token(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResolvedToken, AuthError>> {
+        loop {
+            match ready!(self.poll_outcome(cx)) {
+                Outcome::Token(entry, origin) => return Poll::Ready(Ok(ResolvedToken::fetched(entry, origin))),
+                Outcome::Failed(error) => return Poll::Ready(Err(error)),
+                Outcome::Cancelled if self.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
+                Outcome::Cancelled => {
+                    self.restarted = true;
+                    self.timer = None;
+                    match self.cache.get_or_fetch(&self.fetch().params.clone()) {
+                        Lookup::Ready(result) => return Poll::Ready(result.into_inner()),
+                        Lookup::Waiting(waiting) => self.guard = waiting.guard,
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Future for FetchFuture {
@@ -103,21 +144,12 @@ impl Future for FetchFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        loop {
-            match ready!(this.poll_outcome(cx)) {
-                Outcome::Token(entry, origin) => return Poll::Ready(Ok(ResolvedToken::fetched(entry, origin))),
-                Outcome::Failed(error) => return Poll::Ready(Err(error)),
-                Outcome::Cancelled if this.restarted => return Poll::Ready(Err(AuthError::runtime_gone())),
-                Outcome::Cancelled => {
-                    this.restarted = true;
-                    this.timer = None;
-                    match this.cache.get_or_fetch(&this.fetch().params.clone()) {
-                        Lookup::Ready(result) => return Poll::Ready(result.into_inner()),
-                        Lookup::Waiting(waiting) => this.guard = waiting.guard,
-                    }
-                }
-            }
+        let polled = this.poll_token(cx);
+        #[cfg(feature = "reqwest-middleware")]
+        if let (Poll::Pending, Some(limit)) = (&polled, &mut this.limit) {
+            return limit.poll(cx).map(|()| Err(AuthError::request_timeout()));
         }
+        polled
     }
 }
 

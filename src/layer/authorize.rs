@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 
 use super::config::JwtScheme;
 use super::future::not_sent;
+#[cfg(feature = "reqwest-middleware")]
+use crate::cache::Instant;
 use crate::cache::{FetchFuture, Lookup, ResolvedToken, is_on_runtime};
 use crate::error::{AuthError, BoxError};
 use crate::params::{AuthParams, json};
@@ -132,10 +134,13 @@ impl Authorize {
                     self.deferred = true;
                     return Poll::Pending;
                 }
-                Err(miss) => match self.scheme.token_cache.fetch(&params, miss) {
-                    Lookup::Ready(result) => break (params, body, result.into_inner()?),
-                    Lookup::Waiting(fetch) => self.step = Step::Token { params, body, fetch },
-                },
+                Err(miss) => {
+                    let lookup = self.scheme.token_cache.fetch(&params, miss);
+                    match within_limit(lookup, request.extensions()) {
+                        Lookup::Ready(result) => break (params, body, result.into_inner()?),
+                        Lookup::Waiting(fetch) => self.step = Step::Token { params, body, fetch },
+                    }
+                }
             }
         };
         // The request is copied before it contains the token, because a replay carries another token.
@@ -217,7 +222,7 @@ impl Authorized {
     /// Looks up another token if this one has expired before the request was sent (rule C2). The first time, the new
     /// token may be fetched. After that, it may only come from the cache. If the cache has no valid token, the request
     /// is sent with the expired one.
-    pub(crate) fn renew(&mut self) -> Option<Lookup> {
+    pub(crate) fn renew<B>(&mut self, request: &Request<B>) -> Option<Lookup> {
         let cache = &self.scheme.token_cache;
         if !cache.has_expired_since(&self.token) {
             return None;
@@ -225,7 +230,7 @@ impl Authorized {
         if std::mem::replace(&mut self.renewed, true) {
             return cache.lookup(&self.params).ok().map(Lookup::from);
         }
-        Some(cache.get_or_fetch(&self.params))
+        Some(within_limit(cache.get_or_fetch(&self.params), request.extensions()))
     }
 
     /// Puts another token into the request that is about to be sent.
@@ -274,11 +279,9 @@ impl Authorized {
             cache.on_date(date);
         }
         let replacement = cache.on_rejected(&self.params, &self.token, date)?;
-        if redirected.is_some() || self.copy.is_none() {
-            return None;
-        }
+        let copy = self.copy.as_ref().filter(|_| redirected.is_none())?;
         self.tried_offset = replacement.tries_offset();
-        Some(cache.replace(&self.params, replacement))
+        Some(within_limit(cache.replace(&self.params, replacement), copy.extensions()))
     }
 
     /// Returns whether a status means that the token was rejected (rule E3).
@@ -313,6 +316,22 @@ impl Authorized {
         Some(request)
     }
 }
+
+/// Bounds the wait for a token by the request's own time limit (rule G6).
+#[cfg_attr(not(feature = "reqwest-middleware"), expect(unused_variables, reason = "no other requests have a limit"))]
+fn within_limit(lookup: Lookup, extensions: &Extensions) -> Lookup {
+    #[cfg(feature = "reqwest-middleware")]
+    let lookup = match lookup {
+        Lookup::Waiting(_) => lookup.wait_until(extensions.get::<TimeLimit>().map(|limit| limit.0)),
+        Lookup::Ready(_) => lookup,
+    };
+    lookup
+}
+
+/// Request extension: the time at which the caller gives up.
+#[cfg(feature = "reqwest-middleware")]
+#[derive(Clone, Copy)]
+pub(crate) struct TimeLimit(pub(crate) Instant);
 
 /// Returns whether a status that is no rejection shows that the token was accepted. 408, 429 and 5xx do not show this,
 /// because a proxy may have sent them before Aiuta checked the token.

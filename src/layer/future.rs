@@ -143,7 +143,7 @@ where
                     };
                     // The inner service may have taken a long time. A token that has expired in the meantime is not
                     // sent.
-                    match authorized.renew() {
+                    match authorized.renew(&waiting.request) {
                         None => state.set(send(*waiting, authorized)),
                         Some(Lookup::Ready(result)) => {
                             authorized.on_renewed(result.into_inner(), &mut waiting.request)?;

@@ -4,16 +4,22 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Extensions;
 use reqwest::{Body, Request, Response, Url};
 use reqwest_middleware::{Error, Next, Result};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tower_service::Service;
 
 #[cfg(feature = "reqwest-retry")]
 use super::retryable::NoRetry;
 use crate::request::headers::Redirected;
+
+/// The shortest wait that is taken off a timeout: the resolution of tokio's timers. So a request that did not wait is
+/// unchanged.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// The following middlewares and the reqwest client. It serves one request, which may be sent twice (E2).
 #[derive(Clone)]
@@ -22,14 +28,22 @@ pub(super) struct NextService<'a, 'e> {
     /// The original URL. An [`http::Uri`] has no fragment and may be normalized differently.
     url: &'a Url,
     has_body: bool,
+    /// When the caller sent the request. Its timeout includes the wait for a token (rule G6).
+    began: Instant,
     /// The caller's extensions, so that it sees the changes of the following middlewares. It sees them even if it drops
     /// the request and reuses the extensions, as a retry after a timeout does. Only one attempt uses them at a time.
     extensions: &'a Mutex<&'e mut Extensions>,
 }
 
 impl<'a, 'e> NextService<'a, 'e> {
-    pub(super) fn new(next: Next<'a>, url: &'a Url, has_body: bool, extensions: &'a Mutex<&'e mut Extensions>) -> Self {
-        Self { next, url, has_body, extensions }
+    pub(super) fn new(
+        next: Next<'a>,
+        url: &'a Url,
+        has_body: bool,
+        began: Instant,
+        extensions: &'a Mutex<&'e mut Extensions>,
+    ) -> Self {
+        Self { next, url, has_body, began, extensions }
     }
 }
 
@@ -44,7 +58,7 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Self { next, url, has_body, extensions } = self.clone();
+        let Self { next, url, has_body, began, extensions } = self.clone();
         Box::pin(async move {
             #[cfg(feature = "reqwest-retry")]
             let no_retry = NoRetry::of(&request);
@@ -53,6 +67,10 @@ impl<'a> Service<http::Request<Body>> for NextService<'a, '_> {
             request.url_mut().clone_from(url);
             if !has_body {
                 *request.body_mut() = None;
+            }
+            let waited = began.elapsed();
+            if let Some(timeout) = request.timeout_mut().as_mut().filter(|_| waited >= MIN_WAIT) {
+                *timeout = timeout.saturating_sub(waited);
             }
             let mut extensions = extensions.lock().await;
             let response = next.run(request, &mut extensions).await?;

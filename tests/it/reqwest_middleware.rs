@@ -6,6 +6,7 @@ mod errors;
 mod lossless;
 mod redirects;
 mod retries;
+mod timeouts;
 
 use std::sync::{Arc, Mutex};
 

@@ -55,7 +55,7 @@ async fn g5_both_ends_agree_on_every_value() {
                 // In a query all values are strings.
                 _ => AuthParams::new().with("sku_id", asked.to_strings()["sku_id"].clone()),
             };
-            assert_eq!(*recording.params.lock().unwrap(), [expected.clone()], "{method} {expected:?}");
+            assert_eq!(*recording.params.lock().unwrap(), std::slice::from_ref(&expected), "{method} {expected:?}");
             let signed = claims(token.expose())["sku_id"].clone();
             assert_eq!(signed, serde_json::to_value(&expected).unwrap()["sku_id"], "{method}");
         }
