@@ -26,6 +26,10 @@ use std::time::SystemTime;
 ///
 /// let builder = AiutaAuthLayer::builder().clock(OffsetClock(Duration::from_secs(2)));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a clock",
+    note = "implement `Clock` for a type of your own, whose `now` returns a `SystemTime`"
+)]
 pub trait Clock: Send + Sync + 'static {
     /// Returns the current time.
     ///

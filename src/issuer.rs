@@ -40,8 +40,8 @@ const MAX_BODY: usize = 16 * 1024;
 
 /// A Tower service that issues tokens: the server-side component that Aiuta asks integrators to write.
 ///
-/// Mount it at any path in axum or hyper. Its clients are the official SDKs in apps and browsers, through their
-/// `getJwt`, and servers that use [`RemoteTokenSource`](crate::RemoteTokenSource).
+/// Mount it at any path in axum, as below, or [in hyper](#in-hyper). Its clients are the official SDKs in apps and
+/// browsers, through their `getJwt`, and servers that use [`RemoteTokenSource`](crate::RemoteTokenSource).
 ///
 /// You decide who may have which token, with the function `authorize`. It receives the head of the request and the
 /// params. The head's extensions contain what your middleware put there, for example the user of the session.
@@ -113,6 +113,28 @@ const MAX_BODY: usize = 16 * 1024;
 ///   set.
 ///
 /// `authorize` is called only with valid params, and nothing is signed without it.
+///
+/// # In hyper
+///
+/// `hyper-util` converts a Tower service into one of hyper. This server answers on every path:
+///
+/// ```
+/// use hyper_util::rt::{TokioExecutor, TokioIo};
+/// use hyper_util::server::conn::auto::Builder;
+/// use hyper_util::service::TowerToHyperService;
+/// use tokio::net::TcpListener;
+/// use tower_aiuta_auth::{BoxError, JwtIssuer};
+///
+/// async fn serve(listener: TcpListener, issuer: JwtIssuer) -> Result<(), BoxError> {
+///     loop {
+///         let (stream, _) = listener.accept().await?;
+///         let service = TowerToHyperService::new(issuer.clone());
+///         tokio::spawn(async move {
+///             Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+///         });
+///     }
+/// }
+/// ```
 ///
 /// # Your own layers
 ///

@@ -95,6 +95,12 @@ use crate::params::REGISTERED_CLAIMS;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a token source",
+    note = "wrap an async closure in `source_fn`",
+    note = "use `BoxTokenSource` instead of `Box<dyn TokenSource>`",
+    note = "a source must be `Send`, `Sync` and `'static`"
+)]
 pub trait TokenSource: Send + Sync + 'static {
     /// Creates a token for the params of `request`.
     ///
@@ -164,6 +170,10 @@ impl FetchReason {
 /// The argument of [`TokenSource::token`]: the params, and the circumstances of the fetch.
 ///
 /// The layer creates it. Create one yourself to test a source, or to call one source from another.
+///
+/// It contains all that a source may know of a request. A fetch is shared by many requests, and goes on in a task of its
+/// own. So a task-local of the caller is there until the first `await` of the source at most, and which caller started
+/// the fetch is chance. Use the [partition](AuthParams::partition) to tell callers apart.
 ///
 /// `Debug` shows the names of the params, never their values.
 ///
