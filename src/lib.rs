@@ -86,7 +86,7 @@
 //!
 //! With `tracing`, the events report replays, failed refreshes, wrong clocks and withheld credentials. With
 //! `reqwest-middleware`, the crate depends on `reqwest` (without TLS), `reqwest-middleware` and `tokio`. Together with
-//! `remote`, that feature also adds the variable `AIUTA_TOKEN_URL`.
+//! `remote`, that feature also adds `RemoteTokenSource::reqwest` and the variable `AIUTA_TOKEN_URL`.
 //!
 //! With `tokio`, runtimes need timers enabled, as for tower's own `Timeout`.
 //!
@@ -141,6 +141,8 @@ pub use request::body::RequestBody;
 pub use retry::AiutaRetryPolicy;
 #[cfg(any(feature = "signer", feature = "signer-rust-crypto"))]
 pub use source::JwtSigner;
+#[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
+pub use source::RemoteClient;
 #[cfg(feature = "remote")]
 pub use source::RemoteTokenSource;
 pub use source::{BoxTokenSource, FetchReason, SourceFn, TokenRequest, TokenSource, source_fn};

@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 
 pub use self::function::{SourceFn, source_fn};
 #[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
-pub(crate) use self::remote::Client as RemoteClient;
+pub use self::remote::RemoteClient;
 #[cfg(feature = "remote")]
 pub use self::remote::RemoteTokenSource;
 pub use self::shared::BoxTokenSource;

@@ -40,8 +40,8 @@ impl AiutaAuthLayer {
     /// `AIUTA_TOKEN_URL` is an `https` URL, or an `http` URL of a loopback host. Tokens are fetched from it by `POST`
     /// with a reqwest client, which uses the system's proxies for `https` only. Redirects are not followed.
     ///
-    /// The client uses the TLS backend that the program's reqwest is built with. If reqwest has none, an `https` URL
-    /// fails at the first fetch, with "scheme is not http". Enable reqwest's feature `rustls` or `native-tls` then.
+    /// The client uses the TLS backend that the program's reqwest is built with. If reqwest has none, each fetch from
+    /// an `https` URL fails, with an error that names reqwest's features `rustls` and `native-tls`.
     ///
     /// For another method, or for headers such as a session cookie or the partition, build the [`RemoteTokenSource`]
     /// yourself and pass it to [`jwt`](Self::jwt).
@@ -154,11 +154,8 @@ fn with_signer(_: AiutaAuthBuilder, _: Value, _: Value, _: Value) -> Result<Aiut
 
 #[cfg(all(feature = "remote", feature = "reqwest-middleware"))]
 fn with_token_url(builder: AiutaAuthBuilder, mut id: Value, url: Value) -> Result<AiutaAuthBuilder, ConfigError> {
-    use crate::source::{RemoteClient, RemoteTokenSource};
-
-    let client = RemoteClient::new(&url)
-        .map_err(|error| ConfigError::new(TOKEN_URL, format!("the reqwest client can't be built: {error}")))?;
-    let source = RemoteTokenSource::new(url.as_str(), client).map_err(|error| error.with_setting_name(TOKEN_URL))?;
+    let source = crate::RemoteTokenSource::reqwest(url.as_str(), reqwest::Client::builder())
+        .map_err(|error| error.with_setting_name(TOKEN_URL))?;
     Ok(builder.jwt(take(&mut *id), source).with_credential_name(SUBSCRIPTION_ID))
 }
 

@@ -3,6 +3,7 @@
 #[cfg(feature = "reqwest-middleware")]
 mod client;
 mod response;
+mod service_error;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,13 +17,13 @@ use http_body_util::Full;
 use tower_service::Service;
 
 #[cfg(feature = "reqwest-middleware")]
-pub(crate) use self::client::Client;
+pub use self::client::RemoteClient;
 use super::{TokenError, TokenRequest, TokenSource, check_names};
 use crate::error::{BoxError, ConfigError};
 use crate::jwt::Jwt;
 use crate::params::AuthParams;
 use crate::params::percent;
-use crate::request::body::read_limited;
+use crate::request::body::{ReadError, read_limited};
 use crate::request::credential::secret_value;
 use crate::request::origin;
 
@@ -33,7 +34,9 @@ const MAX_RESPONSE: usize = 16 * 1024;
 ///
 /// The backend is the server-side component that Aiuta documents, this crate's [`JwtIssuer`](crate::JwtIssuer), or a
 /// server with the same interface. It is called through a Tower service that you provide. Add timeouts, retries, rate
-/// limits and the backend's own authentication as layers around that service.
+/// limits and the backend's own authentication as layers around that service. The example `renewing_session` in the
+/// repository has a layer that logs in again when a session ends. With the feature `reqwest-middleware`,
+/// `RemoteTokenSource::reqwest` builds a suitable service.
 ///
 /// ```
 /// use std::time::Duration;
@@ -77,6 +80,7 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// | 429 | the same; without a partition only [for these params](TokenError::for_this_key) | `TokenSource` |
 /// | 3xx (redirects are not followed), any other status | permanent | `TokenSource` |
 /// | the service fails, the connection is lost | transient | `TokenSource` |
+/// | the URL is `https`, and the service has no TLS | permanent | `TokenSource` |
 /// | 2xx without a valid token, or with more than 16 KiB | permanent | `InvalidToken` |
 ///
 /// A `Retry-After` with a date is measured from the response's own `Date`, so this machine's clock does not matter.
@@ -91,9 +95,18 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// is more than 10 seconds before the `Date`. If Aiuta rejects it, the request is replayed with a new token. So a
 /// backend may cache its tokens, and a cache in front of the backend does no harm.
 ///
-/// Errors never contain any part of a response. The service's own error becomes the cause of the [`TokenError`].
+/// # Redirects
 ///
-/// The service must not follow redirects: they may lead to a server that must not provide tokens.
+/// The service must not follow redirects. A redirect may lead to a server that must not provide tokens, and HTTP clients
+/// take the headers of this source there, such as the partition and a credential for the backend. hyper-util's client
+/// follows none. reqwest's client follows them by default. Use `RemoteTokenSource::reqwest`, or build a client of your
+/// own with `reqwest::Client::builder().redirect(reqwest::redirect::Policy::none())`. Do not put tower-http's
+/// `FollowRedirect` around the service.
+///
+/// # Secrets
+///
+/// Errors never contain any part of a response. The service's own error becomes the cause of the [`TokenError`]. With
+/// the feature `reqwest-middleware`, the URL is removed from errors of reqwest, because its query may contain params.
 ///
 /// `Debug` shows neither the values of headers nor the query of the URL.
 #[derive(Clone)]
@@ -244,11 +257,16 @@ where
         let http_request = self.request(&request)?;
         // Concurrent fetches share `self.service`, so each call polls its own clone ready.
         let mut service = self.service.clone();
-        poll_fn(|cx| service.poll_ready(cx)).await.map_err(TokenError::transient)?;
-        let (head, body) = service.call(http_request).await.map_err(TokenError::transient)?.into_parts();
+        let failed = |error: BoxError| service_error::convert(error, &self.url);
+        poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| failed(error.into()))?;
+        let response = service.call(http_request).await.map_err(|error| failed(error.into()))?;
+        let (head, body) = response.into_parts();
         response::check(head.status, &head.headers, &request)?;
         response::check_encoding(&head.headers)?;
-        let body = read_limited(body, MAX_RESPONSE).await.map_err(response::unreadable)?;
+        let body = read_limited(body, MAX_RESPONSE).await.map_err(|error| match error {
+            ReadError::TooLarge => response::too_large(),
+            ReadError::Failed(error) => failed(error.into()),
+        })?;
         let token = response::token(&body)?;
         Ok(response::with_age(token, &head.headers, request.now()))
     }

@@ -1,5 +1,7 @@
 //! `RemoteTokenSource`: its requests to a backend, the responses that it accepts, and its errors.
 
+mod over_reqwest;
+
 use std::error::Error;
 
 use bytes::Bytes;

@@ -8,10 +8,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::error::{BoxError, TokenError, TokenErrorKind};
+use crate::error::{TokenError, TokenErrorKind};
 use crate::jwt::Jwt;
 use crate::params::json::Text;
-use crate::request::body::ReadError;
 use crate::request::headers::{origin_date, retry_after, time_in_caches};
 use crate::request::media::Content;
 use crate::source::TokenRequest;
@@ -52,12 +51,8 @@ fn busy(cause: String, headers: &HeaderMap, now: SystemTime) -> TokenError {
     }
 }
 
-/// Converts the error of a body that could not be read completely.
-pub(super) fn unreadable<E: Into<BoxError>>(error: ReadError<E>) -> TokenError {
-    match error {
-        ReadError::TooLarge => invalid_token("the backend's response is larger than 16 KiB; check the URL"),
-        ReadError::Failed(error) => TokenError::transient(error),
-    }
+pub(super) fn too_large() -> TokenError {
+    invalid_token("the backend's response is larger than 16 KiB; check the URL")
 }
 
 /// Returns an error if the body has a content encoding. Most HTTP clients do not decode one unless they are told to.

@@ -58,11 +58,17 @@ async fn config_from_env_never_shows_the_token_url() {
         format!("{cut}/s3cr3t?s3cr3t"),
         format!("{broken}/s3cr3t?s3cr3t"),
         "http://127.0.0.1:9/s3cr3t?s3cr3t".to_owned(),
-        // The reqwest of these tests is built without TLS.
-        "https://s3cr3t.invalid/s3cr3t?s3cr3t".to_owned(),
     ] {
         let shown = from_env(url.clone(), &[]).await;
         assert!(shown.starts_with("built\nfailed: "), "{url}: {shown}");
         assert!(shown.contains("transient") && !shown.contains("s3cr3t"), "{url}: {shown}");
     }
+}
+
+#[tokio::test]
+async fn k1_https_token_url_without_tls_names_the_missing_feature() {
+    // The reqwest of these tests is built without TLS.
+    let shown = from_env("https://s3cr3t.invalid/s3cr3t?s3cr3t".to_owned(), &[]).await;
+    assert!(shown.starts_with("built\nfailed: ") && shown.contains("feature `rustls`"), "{shown}");
+    assert!(shown.contains("transient: false") && !shown.contains("s3cr3t"), "{shown}");
 }
