@@ -40,7 +40,7 @@ const MAX_BODY: usize = 16 * 1024;
 
 /// A Tower service that issues tokens: the server-side component that Aiuta asks integrators to write.
 ///
-/// Mount it at any path in axum, as below, or [in hyper](#in-hyper). Its clients are the official SDKs in apps and
+/// Mount it at any path [in axum](#in-axum) or [in hyper](#in-hyper). Its clients are the official SDKs in apps and
 /// browsers, through their `getJwt`, and servers that use [`RemoteTokenSource`](crate::RemoteTokenSource).
 ///
 /// You decide who may have which token, with the function `authorize`. It receives the head of the request and the
@@ -114,26 +114,80 @@ const MAX_BODY: usize = 16 * 1024;
 ///
 /// `authorize` is called only with valid params, and nothing is signed without it.
 ///
+/// # In axum
+///
+/// Use [`route_service`](https://docs.rs/axum/0.8/axum/struct.Router.html#method.route_service). `authorize` gets the
+/// head of the request, from which axum's extractors can read:
+///
+/// ```
+/// use axum::extract::FromRequestParts;
+/// use http::StatusCode;
+/// use http::request::Parts;
+/// use tower_aiuta_auth::{AuthParams, IssuerError, JwtIssuer, JwtSigner};
+///
+/// #[derive(Clone)]
+/// struct Shop; // the state of your handlers, such as a pool of database connections
+/// # impl Shop { async fn owns(&self, _: &User, _: &AuthParams) -> bool { true } }
+/// struct User(String); // an extractor of your own
+///
+/// impl FromRequestParts<Shop> for User {
+///     type Rejection = StatusCode;
+///
+///     async fn from_request_parts(head: &mut Parts, _: &Shop) -> Result<Self, StatusCode> {
+///         let session = head.headers.get("x-session").ok_or(StatusCode::UNAUTHORIZED)?;
+///         // Look the session up in `Shop` here.
+///         Ok(Self(session.to_str().map_err(|_| StatusCode::BAD_REQUEST)?.to_owned()))
+///     }
+/// }
+///
+/// async fn authorize(shop: Shop, mut head: Parts, params: AuthParams) -> Result<AuthParams, IssuerError> {
+///     let user = User::from_request_parts(&mut head, &shop).await.map_err(|_| IssuerError::unauthorized())?;
+///     if shop.owns(&user, &params).await { Ok(params) } else { Err(IssuerError::forbidden()) }
+/// }
+///
+/// let shop = Shop;
+/// let signer = JwtSigner::hs256("issuer-id", "issuer-secret")?;
+/// let issuer = JwtIssuer::new(signer, move |head, params| authorize(shop.clone(), head, params));
+/// let app: axum::Router = axum::Router::new().route_service("/aiuta_jwt", issuer);
+/// # Ok::<(), tower_aiuta_auth::ConfigError>(())
+/// ```
+///
+/// The example `token_server` in the repository is a whole server, with a limit per user.
+///
 /// # In hyper
 ///
-/// `hyper-util` converts a Tower service into one of hyper. This server answers on every path:
+/// hyper-util's `TowerToHyperService` converts the issuer to a service of hyper:
 ///
 /// ```
 /// use hyper_util::rt::{TokioExecutor, TokioIo};
-/// use hyper_util::server::conn::auto::Builder;
+/// use hyper_util::server::conn::auto;
 /// use hyper_util::service::TowerToHyperService;
 /// use tokio::net::TcpListener;
-/// use tower_aiuta_auth::{BoxError, JwtIssuer};
+/// use tower_aiuta_auth::JwtIssuer;
+/// # use tower_aiuta_auth::{AuthParams, JwtSigner, RemoteTokenSource, TokenRequest, TokenSource};
 ///
-/// async fn serve(listener: TcpListener, issuer: JwtIssuer) -> Result<(), BoxError> {
+/// async fn serve(listener: TcpListener, issuer: JwtIssuer) -> std::io::Result<()> {
 ///     loop {
 ///         let (stream, _) = listener.accept().await?;
 ///         let service = TowerToHyperService::new(issuer.clone());
 ///         tokio::spawn(async move {
-///             Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+///             let http = auto::Builder::new(TokioExecutor::new());
+///             if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+///                 eprintln!("a connection failed: {error}");
+///             }
 ///         });
 ///     }
 /// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// # let url = format!("http://{}/", listener.local_addr()?);
+/// # tokio::spawn(serve(listener, JwtIssuer::danger_allow_all(JwtSigner::hs256("issuer-id", "issuer-secret")?)));
+/// # let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
+/// # let params = AuthParams::new().with("sku_id", "dress-1");
+/// # RemoteTokenSource::new(url, http)?.token(TokenRequest::new(params, std::time::SystemTime::now())).await?;
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// # Your own layers
@@ -260,7 +314,7 @@ impl JwtIssuer {
         let params = self.params(&head, body).await?;
         let no_cache = has_no_cache(&head.headers);
         let params = (self.authorize)(head, params).await?;
-        check_size(&params)?;
+        params.check_size().map_err(|_| IssuerError::too_large_for_token())?;
         let request = TokenRequest::new(params, self.clock.now());
         // Rule D5: the client's last token was rejected.
         let request = if no_cache { request.with_force_refresh() } else { request };
@@ -303,16 +357,9 @@ impl JwtIssuer {
                 "no params are given: a token without params would be valid for any request",
             ));
         }
-        check_size(&params)?;
+        params.check_size().map_err(|_| IssuerError::too_large_for_token())?;
         Ok(params)
     }
-}
-
-/// Checks that the params fit into a token (rule B4).
-fn check_size(params: &AuthParams) -> Result<(), IssuerError> {
-    let too_large =
-        "the params do not fit into a token: they are larger than 4 KiB, or many characters must be escaped";
-    params.check_size().map_err(|_| IssuerError::bad_request(too_large))
 }
 
 /// Returns whether the request has the `cache-control` directive `no-cache` (RFC 9111 §5.2.1.4). In a request it has no

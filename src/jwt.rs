@@ -192,6 +192,8 @@ impl fmt::Debug for Jwt {
     }
 }
 
+const TOO_LARGE: &str = "it is larger than 8 KiB";
+
 const NOT_COMPACT: &str = "it does not consist of three base64url parts joined by dots";
 
 /// Checks that `compact` has three parts in base64url. None may be empty: an empty signature makes an unsecured JWT
@@ -227,7 +229,7 @@ fn has_bearer_prefix(text: &str) -> bool {
 }
 
 fn check_len(compact: &str) -> Result<(), InvalidJwt> {
-    if compact.len() > MAX_LEN { Err(InvalidJwt("it is larger than 8 KiB")) } else { Ok(()) }
+    if compact.len() > MAX_LEN { Err(InvalidJwt(TOO_LARGE)) } else { Ok(()) }
 }
 
 /// Converts a NumericDate (RFC 7519 §2): seconds since the epoch, possibly fractional.
@@ -264,6 +266,14 @@ impl<'de> Deserialize<'de> for Claims {
 /// Returned when a string is not a valid JWT. The message never contains the string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidJwt(&'static str);
+
+impl InvalidJwt {
+    /// Returns whether the token is larger than 8 KiB.
+    #[cfg(feature = "issuer")]
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.0 == TOO_LARGE
+    }
+}
 
 impl fmt::Display for InvalidJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

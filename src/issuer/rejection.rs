@@ -1,6 +1,7 @@
 //! [`IssuerError`]: the HTTP response of [`JwtIssuer`](crate::JwtIssuer) if it issues no token.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use http_body_util::Full;
 
 use super::json_response;
 use crate::error::TokenError;
+use crate::jwt::InvalidJwt;
 use crate::params::json::ParamsError;
 
 /// The reason why a [`JwtIssuer`](crate::JwtIssuer) issues no token. Return it from `authorize` to deny one.
@@ -103,10 +105,21 @@ impl IssuerError {
         }
     }
 
+    /// Creates a 400: the token would be too large (rule B4).
+    pub(super) fn too_large_for_token() -> Self {
+        Self::bad_request(
+            "the params do not fit into a token: they are larger than 4 KiB, or many characters must be escaped",
+        )
+    }
+
     /// Creates the response to an error of the signer. The text contains no details, since they are internal.
     pub(super) fn from_token_error(error: &TokenError) -> Self {
+        let invalid = error.source().and_then(|cause| cause.downcast_ref::<InvalidJwt>());
         if error.is_denied() {
             Self::forbidden()
+        } else if invalid.is_some_and(InvalidJwt::is_too_large) {
+            // With a long issuer id or claims of the signer's own, less is left for the params.
+            Self::too_large_for_token()
         } else if error.is_transient() {
             Self { retry_after: error.retry_after(), ..Self::unavailable() }
         } else {

@@ -134,6 +134,37 @@ async fn g1_invalid_token_is_never_sent() {
 }
 
 #[tokio::test]
+async fn g1_source_fn_sees_the_request_and_returns_a_string_or_a_jwt() {
+    let request = TokenRequest::new(params("image-1").with_partition("alice"), ManualClock::default().now());
+    let request = request.replacing(Jwt::parse(token(&json!({"exp": 1}))).unwrap()).with_force_refresh();
+    // A token whose claims tell what the closure has seen.
+    fn seen(request: &TokenRequest) -> String {
+        token(&json!({
+            "params": request.params(),
+            "partition": request.params().partition(),
+            "now": unix_seconds(request.now()),
+            "forced": request.force_refresh(),
+            "replaces": request.replaces().map(|token| claims(token.expose())),
+            "deadline": request.deadline().is_some(),
+            "reason": format!("{:?}", request.reason()),
+        }))
+    }
+    let as_string = source_fn(|request| async move { Ok::<_, BoxError>(seen(&request)) });
+    let as_jwt = source_fn(|request| async move { Ok::<_, BoxError>(Jwt::parse(seen(&request))?.with_age(secs(3))) });
+    let expected = seen(&request);
+    assert_eq!(as_string.token(request.clone()).await.unwrap().expose(), expected);
+    let token = as_jwt.token(request).await.unwrap();
+    assert_eq!((token.expose(), token.age()), (expected.as_str(), Some(secs(3))), "the Jwt is not parsed again");
+
+    // The layer's own request has a deadline and a reason.
+    let layer = jwt(as_string).build().unwrap();
+    let recorder = Recorder::new();
+    send(&service(&layer, &recorder), try_on("image-1")).await.unwrap();
+    let seen = claims(recorder.only().token());
+    assert_eq!((&seen["deadline"], &seen["reason"], &seen["forced"]), (&json!(true), &json!("Miss"), &json!(false)));
+}
+
+#[tokio::test]
 async fn g1_error_keeps_cause_transience_and_retry_after() {
     let source = source_fn(|_| async {
         Err::<String, _>(TokenError::transient("the vault is sealed").with_retry_after(secs(7)))

@@ -62,6 +62,84 @@ async fn g5_both_ends_agree_on_every_value() {
     }
 }
 
+/// What `RemoteTokenSource` asks without the layer, which would refuse some of it before.
+#[tokio::test]
+async fn g5_any_params_get_a_token_or_a_permanent_error_before_signing() {
+    let of = |value: ParamValue| AuthParams::new().with("sku_id", value);
+    let mut all: Vec<AuthParams> = values().into_iter().map(of).collect();
+    for filler in ["x", "\"", "\\", "\0", "\n", "ü", "👗", "&", "+", " ", "%"] {
+        for bytes in [960, 1500, 2900, 4090, 4096, 5000, 9000, 16 * 1024, 20_000, 70_000] {
+            let text = filler.repeat(bytes / filler.len());
+            all.extend([of(text.as_str().into()), of([text.as_str(), ""].into())]);
+        }
+    }
+    all.push(of(vec![""; 4000].into()));
+    all.extend([AuthParams::new(), AuthParams::new().with_partition("alice")]);
+    all.extend(["", "role", "a&b", "ü", "\0"].map(|name| AuthParams::new().with(name, "x")));
+    let mut tokens = 0;
+    for method in [Method::POST, Method::GET] {
+        for asked in &all {
+            let RecordingIssuer { issuer, params } = recording_issuer();
+            let statuses = Arc::new(Mutex::new(Vec::new()));
+            let recorded = Arc::clone(&statuses);
+            let service = tower::ServiceBuilder::new()
+                .map_response(move |response: Response<Full<Bytes>>| {
+                    recorded.lock().unwrap().push(response.status().as_u16());
+                    response
+                })
+                .service(issuer);
+            let source = RemoteTokenSource::new("https://shop.example/aiuta_jwt", service).unwrap();
+            let request = TokenRequest::new(asked.clone(), ManualClock::default().now());
+            let result = source.method(method.clone()).token(request).await;
+            let (statuses, authorized) = (statuses.lock().unwrap().clone(), params.lock().unwrap().clone());
+            match result {
+                Ok(token) => {
+                    let mut signed = claims(token.expose());
+                    signed.as_object_mut().unwrap().retain(|name, _| !["iss", "iat", "exp"].contains(&name.as_str()));
+                    let expected = match method {
+                        Method::POST => serde_json::to_value(asked),
+                        _ => serde_json::to_value(asked.to_strings()),
+                    };
+                    assert_eq!((statuses, signed), (vec![200], expected.unwrap()));
+                    tokens += 1;
+                }
+                Err(error) => {
+                    assert!(!error.is_transient() && !error.is_denied(), "{method} {asked:?}: {error:?}");
+                    // A query of more than 64 KiB is not sent.
+                    assert!(matches!(statuses[..], [] | [400 | 413]), "{method} {asked:?}: {statuses:?}");
+                    assert!(authorized.is_empty(), "{method} {asked:?}");
+                }
+            }
+        }
+    }
+    assert!(tokens > 100 && tokens < all.len() * 2, "{tokens}");
+}
+
+#[tokio::test]
+async fn g5_layer_deletes_images_with_tokens_of_the_issuer() {
+    let RecordingIssuer { issuer, params } = recording_issuer();
+    let source = RemoteTokenSource::new("https://shop.example/aiuta_jwt", issuer).unwrap();
+    let layer = jwt(source).build().unwrap();
+    for (kind, name) in [("uploaded_images", "uploaded_image_id"), ("generated_images", "generated_image_id")] {
+        let recorder = Recorder::new();
+        let uri = format!("https://api.aiuta.com/digital-try-on/v1/{kind}/image%2D1");
+        let request = Request::delete(uri).body(Full::default()).unwrap();
+        assert_eq!(send(&service(&layer, &recorder), request).await.unwrap(), 200);
+        assert_eq!(claims(recorder.only().token())[name], "image-1");
+        assert_eq!(params.lock().unwrap().pop().unwrap(), AuthParams::new().with(name, "image-1"));
+    }
+}
+
+#[tokio::test]
+async fn b4_params_that_do_not_fit_beside_a_long_issuer_id_are_refused() {
+    for (length, status) in [(100, 200), (2800, 400)] {
+        let signer = JwtSigner::hs256("i".repeat(1000), FakeAiuta::SECRET).unwrap();
+        let request = json_post(serde_json::to_vec(&AuthParams::new().with("sku_id", "\"".repeat(length))).unwrap());
+        let (answered, _, answer) = request_token(&JwtIssuer::danger_allow_all(signer), request).await;
+        assert_eq!(answered, status, "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn b4_params_that_do_not_fit_into_a_token_are_refused_by_both_ends() {
     // Quotes take two bytes as JSON, control characters six.
