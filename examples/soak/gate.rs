@@ -61,7 +61,7 @@ impl Gate {
         let is_one = matches!(credential, Credential::ApiKey | Credential::UserId | Credential::Bearer);
         violations.check(Invariant::OneCredential, is_one, || format!("{}: {credential}", route()));
         if credential == Credential::Bearer {
-            let error = wrong_token(&head.headers, body);
+            let error = wrong_token(head, body);
             violations.check(Invariant::TokenMatchesRequest, error.is_none(), || {
                 format!("{}: {}", route(), error.unwrap_or(""))
             });
@@ -184,14 +184,19 @@ pub(crate) fn redirect(origin: &str, uri: &Uri) -> Reply {
     reply
 }
 
-/// Returns what is wrong with the request's token, unless it was made for this body and partition.
-fn wrong_token(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
+/// Returns what is wrong with the request's token, unless it was made for this body or deleted image, and partition.
+fn wrong_token(head: &http::request::Parts, body: &[u8]) -> Option<&'static str> {
+    let headers = &head.headers;
     let Some(mut claims) = claims(headers) else { return Some("not a JWT") };
     let times = (claims.get("iat").and_then(Value::as_u64), claims.get("exp").and_then(Value::as_u64));
     let (Some(iat), Some(exp)) = times else { return Some("`iat` or `exp` is missing") };
     claims.retain(|name, _| !REGISTERED.contains(&name.as_str()));
     let mut params: Map<_, _> = serde_json::from_slice(body).unwrap_or_default();
     params.retain(|name, value| SIGNED.contains(&name.as_str()) && !value.is_null());
+    if head.method == Method::DELETE {
+        let id = head.uri.path().rsplit('/').next().unwrap_or_default();
+        params.insert("uploaded_image_id".to_owned(), id.into());
+    }
     if claims != params {
         return Some("the token was made for other params");
     }
