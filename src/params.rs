@@ -26,9 +26,9 @@ const MAX_SIZE: usize = 4 * 1024;
 /// are left for the token's header, the other claims and the signature.
 const MAX_JSON_SIZE: usize = (8 * 1024 - 512) / 4 * 3;
 
-/// Escapes make a string at most six times longer (`\u0000`), so params up to this size need not be serialized to know
-/// that they fit.
-const MAX_UNESCAPED_SIZE: usize = MAX_JSON_SIZE / 6 - 64;
+/// A byte takes at most twelve bytes as JSON: a name of one control character is escaped (`\u0000`), and needs quotes, a
+/// colon, a value and a comma. So params up to this size need not be serialized to know that they fit.
+const MAX_UNESCAPED_SIZE: usize = MAX_JSON_SIZE / 12;
 
 /// The registered claims (RFC 7519 §4.1). A signed param must not have the name of one (rule G3).
 pub(crate) const REGISTERED_CLAIMS: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
