@@ -26,8 +26,8 @@ const MAX_SIZE: usize = 4 * 1024;
 /// are left for the token's header, the other claims and the signature.
 const MAX_JSON_SIZE: usize = (8 * 1024 - 512) / 4 * 3;
 
-/// A byte takes at most twelve bytes as JSON: a name of one control character is escaped (`\u0000`), and needs quotes, a
-/// colon, a value and a comma. So params up to this size need not be serialized to know that they fit.
+/// A byte takes at most twelve bytes as JSON: a name of one control character is escaped (`\u0000`), and needs quotes,
+/// a colon, a value and a comma. So params up to this size need not be serialized to know that they fit.
 const MAX_UNESCAPED_SIZE: usize = MAX_JSON_SIZE / 12;
 
 /// The registered claims (RFC 7519 §4.1). A signed param must not have the name of one (rule G3).

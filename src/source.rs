@@ -171,9 +171,9 @@ impl FetchReason {
 ///
 /// The layer creates it. Create one yourself to test a source, or to call one source from another.
 ///
-/// It contains all that a source may know of a request. A fetch is shared by many requests, and goes on in a task of its
-/// own. So a task-local of the caller is there until the first `await` of the source at most, and which caller started
-/// the fetch is chance. Use the [partition](AuthParams::partition) to tell callers apart.
+/// It contains all that a source may know of a request. A fetch is shared by many requests, and goes on in a task of
+/// its own. So a task-local of the caller is there until the first `await` of the source at most, and which caller
+/// started the fetch is chance. Use the [partition](AuthParams::partition) to tell callers apart.
 ///
 /// `Debug` shows the names of the params, never their values.
 ///

@@ -303,8 +303,9 @@ impl AiutaAuthBuilder {
     /// request fails with [`MissingParams`](crate::AuthErrorKind::MissingParams).
     ///
     /// A token without params is valid for any request of its subscription, so never give one to a browser or an app.
-    /// The layer needs one for operations that no official SDK uses with JWTs, such as listing SKU items. A request that
-    /// starts a try-on never gets one, and neither does a request that a server may take for the start of a try-on.
+    /// The layer needs one for operations that no official SDK uses with JWTs, such as listing SKU items. A request
+    /// that starts a try-on never gets one, and neither does a request that a server may take for the start of a
+    /// try-on.
     ///
     /// Instead of this setting, you can insert [`AuthParams`](crate::AuthParams) into the extensions of the requests.
     pub fn allow_unbound_tokens(self, allow: bool) -> Self {

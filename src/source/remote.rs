@@ -97,10 +97,10 @@ const MAX_RESPONSE: usize = 16 * 1024;
 ///
 /// # Redirects
 ///
-/// The service must not follow redirects. A redirect may lead to a server that must not provide tokens, and HTTP clients
-/// take the headers of this source there, such as the partition and a credential for the backend. hyper-util's client
-/// follows none. reqwest's client follows them by default. Use `RemoteTokenSource::reqwest`, or build a client of your
-/// own with `reqwest::Client::builder().redirect(reqwest::redirect::Policy::none())`. Do not put tower-http's
+/// The service must not follow redirects. A redirect may lead to a server that must not provide tokens, and HTTP
+/// clients take the headers of this source there, such as the partition and a credential for the backend. hyper-util's
+/// client follows none. reqwest's client follows them by default. Use `RemoteTokenSource::reqwest`, or build a client
+/// of your own with `reqwest::Client::builder().redirect(reqwest::redirect::Policy::none())`. Do not put tower-http's
 /// `FollowRedirect` around the service.
 ///
 /// # Secrets

@@ -1,4 +1,5 @@
-//! [`RemoteClient`]: a service that sends the requests of a [`RemoteTokenSource`] with reqwest and follows no redirects.
+//! [`RemoteClient`]: a service that sends the requests of a [`RemoteTokenSource`] with reqwest and follows no
+//! redirects.
 
 use std::fmt;
 use std::future::Future;

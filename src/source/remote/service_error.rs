@@ -23,8 +23,8 @@ pub(super) fn convert(error: BoxError, url: &Uri) -> TokenError {
     TokenError::transient(error)
 }
 
-/// Returns whether the error is the one of hyper-util's `HttpConnector` for an `https` URL. reqwest uses that connector,
-/// and has no other error for this case.
+/// Returns whether the error is the one of hyper-util's `HttpConnector` for an `https` URL. reqwest uses that
+/// connector, and has no other error for this case.
 fn lacks_tls(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| cause.to_string().ends_with("scheme is not http"))
 }

@@ -167,6 +167,21 @@ async fn b4_params_that_do_not_fit_into_a_token_are_refused_by_both_ends() {
 }
 
 #[tokio::test]
+async fn b4_short_names_count_with_what_they_take_as_json() {
+    // Two control characters are 2 bytes, and take 18 as JSON: escaped, with quotes, a colon, an empty value, a comma.
+    let name = |number: u8| move |first: u8| format!("{}{}", char::from(first + 1), char::from(number + 1));
+    let all = (0..31).flat_map(|number| (0..31).map(name(number)));
+    for (count, is_fine) in [(300, true), (430, false)] {
+        let params = all.clone().take(count).fold(AuthParams::new(), |params, name| params.with(name, ""));
+        let source = Source::new();
+        let result = jwt(source.clone()).build().unwrap().token_cache().unwrap().get(&params).await;
+        assert_eq!(source.calls(), usize::from(is_fine), "{count} names");
+        assert_eq!(result.err().map(|error| error.kind()), (!is_fine).then_some(AuthErrorKind::InvalidBody));
+        assert_eq!(jwt(signer()).build().unwrap().token_cache().unwrap().get(&params).await.is_ok(), is_fine);
+    }
+}
+
+#[tokio::test]
 async fn b4_params_that_the_authorizer_makes_too_large_are_refused() {
     let issuer = JwtIssuer::new(signer(), |_, params: AuthParams| async {
         Ok(params.with("sku_catalog_name", "\"".repeat(3000)))
